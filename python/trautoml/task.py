@@ -1,0 +1,419 @@
+"""Tasks: labelled image datasets with their training, validation and test splits.
+
+A `Task` is made from arrays, an ``.npz`` file, a folder of class folders or the name of a
+torchvision dataset, and is the same plain thing from then on: uint8 images of one shape and labels
+0..C-1. How arrays and files are brought to one shape is said in `trautoml.images`; how splits are
+drawn, in `Task.from_arrays`.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from trautoml.errors import TaskError
+from trautoml.images import MAX_SIDE, MIN_SIDE, Images, as_images
+from trautoml.splits import (
+    Labels,
+    check_counts,
+    clean_labels,
+    encode_labels,
+    hold_out,
+    name_classes,
+    sample_classes,
+)
+
+SPLITS = ("train", "val", "test")
+"""The three splits, in the order in which they are stored and fingerprinted."""
+
+_NPZ_KEYS = (
+    ("train_images", "train_labels", "{}_images", "{}_labels"),
+    ("x_train", "y_train", "x_{}", "y_{}"),
+    ("images", "labels", "{}_images", "{}_labels"),
+    ("x", "y", "x_{}", "y_{}"),
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Task:
+    """One labelled image dataset with its train, validation and test split.
+
+    Two tasks are equal if their fingerprints are. The arrays are read-only views of those that
+    were given, where these are contiguous: don't change them afterwards.
+
+    Parameters
+    ----------
+    name : str
+        What the task is called in reports.
+    train_images, val_images, test_images : ndarray of uint8, shape (N, H, W, C)
+        Images, C is 1 or 3, H and W from 8 to 224. N may differ from split to split.
+    train_labels, val_labels, test_labels : ndarray of int64, shape (N,)
+        Classes, 0..n_classes-1; each class is in training at least once.
+    class_names : tuple of str
+        One name for each class, two or more.
+
+    Raises
+    ------
+    TaskError
+        If the arrays are not of these types, shapes and values.
+    """
+
+    name: str
+    train_images: Images
+    train_labels: Labels
+    val_images: Images
+    val_labels: Labels
+    test_images: Images
+    test_labels: Labels
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            images, labels = self._split(split)
+            _check_split(split, images, labels, self.image_shape, self.n_classes)
+            for part, array in (("images", images), ("labels", labels)):
+                view = np.ascontiguousarray(array).view()
+                view.flags.writeable = False
+                object.__setattr__(self, f"{split}_{part}", view)
+        check_counts(self.train_labels, self.class_names, needed=1)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        arrays = [array for split in SPLITS for array in self._split(split)]
+        return type(self), (self.name, *arrays, self.class_names)
+
+    def _split(self, split: str) -> tuple[Images, Labels]:
+        return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.train_images.shape[1:]
+        return height, width, channels
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def n_train(self) -> int:
+        """Number of training images."""
+        return len(self.train_images)
+
+    @property
+    def chance(self) -> float:
+        """Validation accuracy of always guessing the class most frequent in training."""
+        guess = np.bincount(self.train_labels, minlength=self.n_classes).argmax()
+        return float((self.val_labels == guess).mean())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the shapes, images and labels of the three splits."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            images, labels = self._split(split)
+            digest.update(f"{split} {images.shape} ".encode())
+            digest.update(images.data)
+            digest.update(labels.astype("<i8", copy=False).data)
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return self.fingerprint == other.fingerprint if isinstance(other, Task) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(side) for side in self.image_shape)
+        sizes = "/".join(str(len(self._split(split)[0])) for split in SPLITS)
+        return (
+            f"Task({self.name!r}, {sizes} train/val/test images of {shape}, "
+            f"{self.n_classes} classes)"
+        )
+
+    def subset(self, fraction: float, *, seed: int = 0) -> "Task":
+        """Keep a share of the training and of the validation images, class by class.
+
+        The test split is kept whole, so that errors can be compared. With one seed, the images
+        of a smaller share are among those of a larger one.
+
+        Parameters
+        ----------
+        fraction : float
+            The share, in (0, 1], rounded to whole images; at least one image stays of each class
+            of each split. 1 returns the task itself.
+        seed : int, optional
+            Seed of the draw.
+
+        Returns
+        -------
+        Task
+            Named ``"name@fraction"``.
+
+        Raises
+        ------
+        TaskError
+            If the fraction is not in (0, 1].
+        """
+        if not 0 < fraction <= 1:
+            raise TaskError(f"fraction {fraction!r}: expected a number above 0 and at most 1")
+        if fraction == 1:
+            return self
+        rng = np.random.default_rng(seed)
+        train = sample_classes(self.train_labels, fraction, rng)
+        val = sample_classes(self.val_labels, fraction, rng)
+        return Task(
+            name=f"{self.name}@{fraction:g}",
+            train_images=self.train_images[train],
+            train_labels=self.train_labels[train],
+            val_images=self.val_images[val],
+            val_labels=self.val_labels[val],
+            test_images=self.test_images,
+            test_labels=self.test_labels,
+            class_names=self.class_names,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the task as plain ``.npy`` files and a ``task.json``.
+
+        Files are replaced one by one, never written in place: a process that has an older version
+        of them mapped keeps what it has.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it isn't there.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "task.json").unlink(missing_ok=True)
+        for split in SPLITS:
+            images, labels = self._split(split)
+            parts: dict[str, npt.NDArray[np.generic]] = {"images": images, "labels": labels}
+            for part, array in parts.items():
+                draft = folder / f"{split}_{part}.draft.npy"
+                np.save(draft, array, allow_pickle=False)
+                draft.replace(folder / f"{split}_{part}.npy")
+        about = {"name": self.name, "class_names": self.class_names}
+        (folder / "task.json").write_text(json.dumps(about), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, mmap: bool = True) -> "Task":
+        """Read a task that `save` wrote.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where it was written.
+        mmap : bool, optional
+            Map the arrays read-only instead of copying them into memory: processes that load the
+            same folder then share one copy.
+
+        Returns
+        -------
+        Task
+
+        Raises
+        ------
+        TaskError
+            If the folder holds no complete task.
+        """
+        folder = Path(folder)
+        mode: Literal["r"] | None = "r" if mmap else None
+        try:
+            about = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+            arrays = {
+                key: np.load(folder / f"{key}.npy", mmap_mode=mode, allow_pickle=False)
+                for key in (f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
+            }
+            return cls(name=about["name"], class_names=tuple(about["class_names"]), **arrays)
+        except TaskError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TaskError(
+                f"{folder} holds no complete saved task ({error}); save it again"
+            ) from error
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        *,
+        test_images: npt.ArrayLike | None = None,
+        test_labels: npt.ArrayLike | None = None,
+        val_images: npt.ArrayLike | None = None,
+        val_labels: npt.ArrayLike | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "arrays",
+        seed: int = 0,
+    ) -> "Task":
+        """Make a task of arrays, drawing the splits that are not given.
+
+        A missing test split takes 20 % of the images of each class, a missing validation split
+        then 20 % of the rest; each rounded, and one image at least. So a class needs three images
+        where both are missing, two where one is. The classes are the distinct `labels`, sorted
+        and renumbered from 0. Given splits may lack some of them but not have others.
+
+        Parameters
+        ----------
+        images, test_images, val_images : array_like
+            Images of one shape: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1, 3 or 4 and
+            sides from 8 to 224, of uint8, bool, uint16 (divided by 257) or floats in [0, 1]
+            (times 255). A fourth channel is opacity over white. See `trautoml.images.as_images`.
+        labels, test_labels, val_labels : array_like, shape (N,) or (N, 1)
+            Integers or strings.
+        class_names : sequence of str, optional
+            A name for each class in sorted order; or more names, which integer labels index.
+        name : str, optional
+            What the task is called.
+        seed : int, optional
+            Seed of the splits.
+
+        Returns
+        -------
+        Task
+            With copies of the arrays.
+
+        Raises
+        ------
+        TaskError
+            If images or labels are not as described, a split has images without labels, there are
+            fewer than two classes, or a class has too few images to split.
+        """
+        given = {"val": (val_images, val_labels), "test": (test_images, test_labels)}
+        parts = {"train": _clean(images, labels, "train")}
+        for split, (some_images, some_labels) in given.items():
+            if (some_images is None) != (some_labels is None):
+                lacking = "labels" if some_labels is None else "images"
+                raise TaskError(f"the {split} split has no {lacking}; give both or neither")
+            if some_images is not None and some_labels is not None:
+                parts[split] = _clean(some_images, some_labels, split)
+        classes = np.unique(parts["train"][1])
+        names = name_classes(classes, class_names)
+        return cls._assemble(
+            name,
+            {s: (x, encode_labels(y, classes, s)) for s, (x, y) in parts.items()},
+            names,
+            seed,
+        )
+
+    @classmethod
+    def _assemble(
+        cls,
+        name: str,
+        parts: Mapping[str, tuple[Images, Labels]],
+        class_names: tuple[str, ...],
+        seed: int,
+    ) -> "Task":
+        """Draw the missing splits and copy every array once."""
+        images, labels = parts["train"]
+        check_counts(labels, class_names, needed=1 + ("val" not in parts) + ("test" not in parts))
+        rng = np.random.default_rng(seed)
+        split = {s: (x.copy(), y) for s, (x, y) in parts.items() if s != "train"}
+        train = np.arange(len(labels))
+        for missing in ("test", "val"):
+            if missing not in parts:
+                kept, held_out = hold_out(labels[train], rng)
+                split[missing] = images[train[held_out]], labels[train[held_out]]
+                train = train[kept]
+        return cls(name, images[train], labels[train], *split["val"], *split["test"], class_names)
+
+    @classmethod
+    def from_npz(cls, path: str | Path, *, name: str | None = None, seed: int = 0) -> "Task":
+        """Make a task of a NumPy archive.
+
+        Parameters
+        ----------
+        path : str or Path
+            A ``.npz`` file with the arrays ``train_images`` and ``train_labels``, or ``x_train``
+            and ``y_train``, or ``images`` and ``labels``, or ``x`` and ``y``; if it has them also
+            ``test_images`` and ``test_labels``, ``val_images`` and ``val_labels`` (``x_test``,
+            ``y_test``, ``x_val``, ``y_val``), and ``class_names``. Pickled objects are not read.
+        name : str, optional
+            What the task is called; the file's name without its ending by default.
+        seed : int, optional
+            Seed of the splits that are not given.
+
+        Returns
+        -------
+        Task
+
+        Raises
+        ------
+        TaskError
+            If the file can't be read or lacks the arrays, and as in `from_arrays`.
+        """
+        path = Path(path).expanduser()
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise TaskError(
+                f"{path} can't be read as a .npz archive of plain arrays ({error}); "
+                "write it with numpy.savez"
+            ) from error
+        for image_key, label_key, images, labels in _NPZ_KEYS:
+            if image_key in arrays and label_key in arrays:
+                names = arrays.get("class_names")
+                return cls.from_arrays(
+                    arrays[image_key],
+                    arrays[label_key],
+                    test_images=arrays.get(images.format("test")),
+                    test_labels=arrays.get(labels.format("test")),
+                    val_images=arrays.get(images.format("val")),
+                    val_labels=arrays.get(labels.format("val")),
+                    class_names=None if names is None else [str(n) for n in names],
+                    name=name or path.stem,
+                    seed=seed,
+                )
+        raise TaskError(
+            f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}; expected "
+            + ", or ".join(f"{a} and {b}" for a, b, *_ in _NPZ_KEYS)
+        )
+
+
+def _clean(
+    images: npt.ArrayLike, labels: npt.ArrayLike, split: str
+) -> tuple[Images, npt.NDArray[np.generic]]:
+    clean = as_images(images, split)
+    return clean, clean_labels(labels, len(clean), split)
+
+
+def _check_split(
+    split: str, images: Images, labels: Labels, shape: tuple[int, ...], n_classes: int
+) -> None:
+    """Check one split against the promises of `Task`."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in {1, 3}:
+        raise TaskError(
+            f"{split}_images: expected uint8 (N, H, W, C) with C = 1 or 3, got {images.dtype} "
+            f"{images.shape}; Task.from_arrays converts other kinds"
+        )
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in images.shape[1:3]):
+        raise TaskError(
+            f"{split}_images are {images.shape[1]} x {images.shape[2]} pixels; "
+            f"expected {MIN_SIDE} to {MAX_SIDE} a side; resize them first"
+        )
+    if images.shape[1:] != shape:
+        raise TaskError(
+            f"{split}_images have shape {images.shape[1:]} but train_images {shape}; "
+            "bring all splits to one shape"
+        )
+    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+        raise TaskError(
+            f"{split}_labels: expected int64 {images.shape[:1]}, got {labels.dtype} {labels.shape}"
+        )
+    if len(labels) == 0:
+        raise TaskError(f"the {split} split has no images; expected at least one")
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise TaskError(
+            f"{split}_labels: expected 0..{n_classes - 1}, got {labels.min()}..{labels.max()}; "
+            "Task.from_arrays renumbers labels"
+        )
