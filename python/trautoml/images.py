@@ -173,7 +173,7 @@ def check_image_size(image_size: ImageSize | None) -> tuple[int, int] | None:
     """
     if image_size is None:
         return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    sides = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     if len(sides) != 2 or not all(
         isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in sides
     ):
@@ -290,7 +290,7 @@ def _attempt(action: Callable[[], Result], index: int, skipped: dict[int, str]) 
     try:
         return action()
     except Exception as error:  # a decoder that meets a broken file may raise anything
-        skipped[index] = str(error) or type(error).__name__
+        skipped[index] = " ".join(str(error).split()) or type(error).__name__
         return None
 
 

@@ -19,7 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from trautoml.errors import TaskError
-from trautoml.images import MAX_SIDE, MIN_SIDE, Images, as_images
+from trautoml.folders import scan_folder
+from trautoml.images import (
+    EXTENSIONS,
+    MAX_SIDE,
+    MIN_SIDE,
+    Images,
+    ImageSize,
+    as_images,
+    open_file,
+    read_images,
+)
 from trautoml.splits import (
     Labels,
     check_counts,
@@ -29,6 +39,7 @@ from trautoml.splits import (
     name_classes,
     sample_classes,
 )
+from trautoml.torchvision_data import find_dataset, read_dataset
 
 SPLITS = ("train", "val", "test")
 """The three splits, in the order in which they are stored and fingerprinted."""
@@ -378,6 +389,196 @@ class Task:
             f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}; expected "
             + ", or ".join(f"{a} and {b}" for a, b, *_ in _NPZ_KEYS)
         )
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        image_size: ImageSize | None = None,
+        name: str | None = None,
+        seed: int = 0,
+    ) -> "Task":
+        """Make a task of image files in class folders.
+
+        Either the folder has one folder for each class, or it has ``train/`` and if need be
+        ``val/`` (``valid/``) and ``test/``, each with class folders. Files are found at any depth
+        in a class folder, by the endings in `trautoml.images.FORMATS`; hidden ones don't count.
+        `trautoml.images.read_images` says how they are brought to one size and number of
+        channels.
+
+        Parameters
+        ----------
+        path : str or Path
+            The folder.
+        image_size : int or (int, int), optional
+            Side, or height and width, from 8 to 224 pixels; by default the median size, scaled
+            down to 64 pixels at most.
+        name : str, optional
+            What the task is called; the folder's name by default.
+        seed : int, optional
+            Seed of the splits that are not given.
+
+        Returns
+        -------
+        Task
+
+        Raises
+        ------
+        TaskError
+            If there are no class folders, no images, fewer than two classes, or a class has too
+            few images to split.
+
+        Warns
+        -----
+        SkippedImageWarning
+            Once, with the first ten files that could not be read and their number.
+        """
+        path = Path(path).expanduser()
+        layout = scan_folder(path)
+        found = [
+            (split, label, file)
+            for split, classes in layout.items()
+            for label, files in classes.items()
+            for file in files
+        ]
+        if not found:
+            raise TaskError(
+                f"no images in the class folders of {path}; "
+                f"expected files ending in {', '.join(sorted(EXTENSIONS))}"
+            )
+        images, kept = read_images([file for _, _, file in found], open_file, image_size)
+        classes = np.array(sorted(layout["train"]))
+        parts = {}
+        for split in layout:
+            rows = [row for row, item in enumerate(kept) if found[item][0] == split]
+            labels = np.array([found[kept[row]][1] for row in rows], np.str_)
+            parts[split] = images[rows], encode_labels(labels, classes, split)
+        return cls._assemble(name or path.resolve().name, parts, tuple(classes.tolist()), seed)
+
+    @classmethod
+    def from_torchvision(
+        cls,
+        name: str,
+        *,
+        root: str | Path,
+        download: bool = True,
+        image_size: ImageSize | None = None,
+        seed: int = 0,
+    ) -> "Task":
+        """Make a task of a dataset in `torchvision.datasets`.
+
+        Parameters
+        ----------
+        name : str
+            The dataset, in letters of any case; for example ``"MNIST"``, ``"FashionMNIST"``,
+            ``"KMNIST"``, ``"EMNIST"`` (its letters), ``"CIFAR10"``, ``"SVHN"``, ``"STL10"`` or
+            ``"Flowers102"``. Splits that it doesn't have are drawn.
+        root : str or Path
+            Where the data lie or are downloaded to.
+        download : bool, optional
+            Download what is not there.
+        image_size : int or (int, int), optional
+            As in `from_folder`.
+        seed : int, optional
+            Seed of the splits that are not given.
+
+        Returns
+        -------
+        Task
+
+        Raises
+        ------
+        TaskError
+            If there is no such dataset (the message lists names that come close), it can't be
+            opened, or it is not one of images with a class each.
+        """
+        name = find_dataset(name)
+        source = read_dataset(name, root=root, download=download, image_size=image_size)
+        val_images, val_labels = source.parts.get("val", (None, None))
+        test_images, test_labels = source.parts.get("test", (None, None))
+        images, labels = source.parts["train"]
+        return cls.from_arrays(
+            images,
+            labels,
+            test_images=test_images,
+            test_labels=test_labels,
+            val_images=val_images,
+            val_labels=val_labels,
+            class_names=source.class_names,
+            name=name,
+            seed=seed,
+        )
+
+
+def load_task(
+    spec: str, *, data_root: str | Path, image_size: ImageSize | None = None, seed: int = 0
+) -> Task:
+    """Make the task that a user names on the command line.
+
+    Parameters
+    ----------
+    spec : str
+        ``WHAT`` or ``WHAT@FRACTION``, where WHAT is a folder or ``.npz`` file, else a demo task
+        (``digits``, ``digits-rotated``, ``digits-background``), else the name of a torchvision
+        dataset. A path that exists and has an ``@`` in it is taken as it is.
+    data_root : str or Path
+        Where torchvision's data lie or are downloaded to.
+    image_size : int or (int, int), optional
+        As in `Task.from_folder`, for folders and torchvision datasets. Arrays keep their size.
+    seed : int, optional
+        Seed of all draws.
+
+    Returns
+    -------
+    Task
+
+    Raises
+    ------
+    TaskError
+        If nothing of that name is found (the message says what was tried), and as in the
+        constructors.
+    """
+    if spec and Path(spec).expanduser().exists():
+        return _load_whole(spec, data_root, image_size, seed)
+    what, at, share = spec.rpartition("@")
+    if not at:
+        return _load_whole(spec, data_root, image_size, seed)
+    try:
+        fraction = float(share)
+    except ValueError:
+        raise TaskError(
+            f"{spec!r}: expected a number after '@', above 0 and at most 1, got {share!r}; "
+            f"there is no file or folder of that whole name either"
+        ) from None
+    if not 0 < fraction <= 1:
+        raise TaskError(f"{spec!r}: the fraction must be above 0 and at most 1, got {share}")
+    return _load_whole(what, data_root, image_size, seed).subset(fraction, seed=seed)
+
+
+def _load_whole(what: str, data_root: str | Path, image_size: ImageSize | None, seed: int) -> Task:
+    if not what:
+        raise TaskError("no task named: expected a folder, a .npz file or a dataset's name")
+    path = Path(what).expanduser()
+    if path.is_dir():
+        return Task.from_folder(path, image_size=image_size, seed=seed)
+    if path.exists():
+        return Task.from_npz(path, seed=seed)
+    from trautoml.demo_tasks import DEMO_TASKS
+
+    if what.lower() in DEMO_TASKS:
+        return DEMO_TASKS[what.lower()](seed)
+    tried = (
+        f"no task {what!r}: there is no file or folder {path.absolute()}, and the demo tasks are "
+        f"{', '.join(DEMO_TASKS)}"
+    )
+    if path.suffix or len(path.parts) != 1:
+        raise TaskError(tried)
+    try:
+        name = find_dataset(what)
+    except TaskError as error:
+        raise TaskError(f"{tried}; {error}") from None
+    return Task.from_torchvision(name, root=data_root, image_size=image_size, seed=seed)
 
 
 def _clean(
