@@ -1,0 +1,236 @@
+"""The command line: ``trautoml demo``, ``run`` and ``show``."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from trautoml import __version__
+from trautoml.errors import InputError, TrautomlError
+
+if TYPE_CHECKING:
+    from trautoml.automl import Settings
+    from trautoml.callbacks import Callbacks
+    from trautoml.search import SearchBudget
+    from trautoml.store import Store
+    from trautoml.task import Task
+
+app = typer.Typer(
+    name="trautoml",
+    help="Transferable AutoML for image classification: reuse a model where an earlier dataset "
+    "was of the same kind, search where none was.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+UNLIMITED_TRIALS = 10**6
+"""With a budget in time, the time is what ends a search."""
+
+StoreOption = Annotated[Path, typer.Option(help="Folder of the log and the models.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(help="Worker processes; 0 runs in this one. Default: one per processor, or 0 on CUDA."),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if present), cpu, cuda, cuda:1, ...")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(help="What one search may spend: a number of candidates, or a time (90s, 10m, 2h)."),
+]
+EpochsOption = Annotated[
+    int | None, typer.Option(help="Epochs of the longest training of a search and of the final one.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    store: StoreOption = Path("trautoml-demo"),
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Run the main job on six small tasks made from the digits that ship with scikit-learn."""
+    from trautoml.demo_tasks import demo_tasks
+    from trautoml.search import SearchBudget
+
+    print("Six tasks arrive one after another: digits, rotated digits and digits on photographs,")
+    print("each whole and halved. Watch which ones share a model.\n")
+    _fit_all(demo_tasks(), store, SearchBudget(trials=12, epochs=9), None, workers, device)
+
+
+@app.command()
+def run(
+    tasks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK...",
+            help="A folder of class folders, an .npz file, or a torchvision dataset's name; "
+            "with @0.5 behind it for a stratified half.",
+        ),
+    ],
+    store: StoreOption = Path("trautoml-store"),
+    budget: BudgetOption = None,
+    epochs: EpochsOption = None,
+    workers: WorkersOption = None,
+    device: DeviceOption = "auto",
+    image_size: Annotated[
+        int | None, typer.Option(help="Side to which the images of folders are brought (8 to 224).")
+    ] = None,
+    data: Annotated[
+        Path, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")
+    ] = Path("data"),
+    seed: Annotated[int | None, typer.Option(help="Fixed when a store is made. Default 0.")] = None,
+    probes: Annotated[
+        int | None, typer.Option(help="Number of probe models; fixed with the store. Default 6.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Trainings of each probe; fixed with the store. Default 8.")
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Level of the test, 0 for none; fixed with the store. Default 0.005."),
+    ] = None,
+) -> None:
+    """Give each task a model, in the order given: reused if it can be, searched if it must be."""
+    from trautoml.task import load_task
+
+    settings = {"seed": seed, "probes": probes, "trials": trials, "alpha": alpha}
+    wanted = {name: value for name, value in settings.items() if value is not None}
+    # All are read before the first is worked on: a typing error in the last must not cost hours.
+    loaded = [load_task(task, data_root=data, image_size=image_size) for task in tasks]
+    _fit_all(loaded, store, _budget(budget, epochs), wanted, workers, device)
+
+
+@app.command()
+def show(
+    store: StoreOption = Path("trautoml-store"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show groups, every decision with posterior and p-value, and the time spent and saved."""
+    from trautoml.store import Store
+    from trautoml.summary import print_summary, summarise
+
+    with Store.open_existing(store) as opened:
+        log = opened.log()
+    if as_json:
+        print(json.dumps(summarise(log), indent=2, allow_nan=False))
+    else:
+        print_summary(log, _console(), str(store))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code: 2 for the user's mistakes, 1 for others."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except InputError as error:
+        _complain(error)
+        sys.exit(2)
+    except TrautomlError as error:
+        _complain(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ninterrupted: run the same command again to go on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _complain(error: Exception) -> None:
+    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+
+
+def _fit_all(
+    tasks: "Sequence[Task]",
+    folder: Path,
+    budget: "SearchBudget",
+    settings: dict[str, float] | None,
+    workers: int | None,
+    device: str,
+) -> None:
+    from trautoml.automl import TransferAutoML
+    from trautoml.engine import make_engine
+    from trautoml.store import Store
+    from trautoml.summary import print_summary
+
+    console = _console()
+    with (
+        Store(folder) as store,
+        make_engine(workers, device, store.folder) as engine,
+        _observed(console) as observer,
+    ):
+        automl = TransferAutoML(
+            store,
+            settings=_settings(store, settings or {}),
+            budget=budget,
+            engine=engine,
+            device=device,
+            callbacks=[observer],
+        )
+        for task in tasks:
+            automl.fit(task)
+        log = store.log()
+    console.print()
+    print_summary(log, console, str(folder))
+
+
+def _settings(store: "Store", wanted: dict[str, float]) -> "Settings":
+    """Put what was asked for over what the store has; `TransferAutoML` objects to a difference."""
+    from trautoml.automl import Settings
+
+    stored = Settings.of(store) or Settings()
+    alpha = {"alpha": wanted.pop("alpha")} if "alpha" in wanted else {}
+    values = vars(stored) | wanted | {"grouping": stored.grouping | alpha}
+    return Settings(**values)
+
+
+def _budget(budget: str | None, epochs: int | None) -> "SearchBudget":
+    from trautoml.duration import parse_duration
+    from trautoml.search import SearchBudget
+
+    values: dict[str, float] = {} if epochs is None else {"epochs": epochs}
+    if budget is not None and budget.strip().isdigit():
+        values["trials"] = int(budget)
+    elif budget is not None:
+        values |= {"seconds": parse_duration(budget), "trials": UNLIMITED_TRIALS}
+    return SearchBudget(**values)
+
+
+def _console() -> Console:
+    # Tables keep their shape in a file or a pipe, whatever the width of no terminal is.
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+@contextmanager
+def _observed(console: Console) -> "Iterator[Callbacks]":
+    from trautoml.progress import LiveCallbacks, LogCallbacks
+
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
+    logger = logging.getLogger("trautoml")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        if console.is_terminal:
+            with LiveCallbacks(console) as live:
+                yield live
+        else:
+            yield LogCallbacks(console)
+    finally:
+        logger.removeHandler(handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Where work runs: in this process or on local worker processes."""
+
+import os
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
+
+from trautoml.errors import EngineError
+from trautoml.task import Task
+
+Result = TypeVar("Result")
+ResultT = TypeVar("ResultT", covariant=True)  # noqa: PLC0105 - a second name, for the protocol
+
+
+class Job(Protocol[ResultT]):
+    """One piece of work. It can be pickled, and `key` names what it computes."""
+
+    @property
+    def key(self) -> str:
+        """Equal keys mean equal results."""
+
+    def run(self) -> ResultT:
+        """Do the work."""
+
+
+@dataclass(frozen=True)
+class SharedTask:
+    """A task as a job carries it: by reference, so that images are not copied per job.
+
+    Made by `Engine.share`; `load` gives the task back in whichever process the job runs.
+    """
+
+    fingerprint: str
+    folder: Path | None = None
+    task: Task | None = None
+
+    def load(self) -> Task:
+        """Return the task; a folder is read once per process and mapped, not copied."""
+        if self.task is not None:
+            return self.task
+        if self.folder is None:
+            raise EngineError("expected a shared task with its folder; share it by Engine.share")
+        return _load_mapped(self.folder)
+
+
+@lru_cache(maxsize=2)
+def _load_mapped(folder: Path) -> Task:
+    return Task.load(folder, mmap=True)
+
+
+class Engine(ABC):
+    """Runs jobs. Owned by one thread of one process; close it, or use it as a context manager.
+
+    Parameters
+    ----------
+    workspace : Path, optional
+        Folder for shared tasks and checkpoints. Default: a temporary one, removed by `close`.
+    """
+
+    n_workers: int = 1
+
+    def __init__(self, workspace: Path | None = None) -> None:
+        self._temporary = None if workspace else tempfile.TemporaryDirectory(prefix="trautoml-")
+        self.workspace = workspace or Path(self._temporary.name if self._temporary else "")
+
+    @abstractmethod
+    def share(self, task: Task) -> SharedTask:
+        """Make a task reachable from every worker."""
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
+        """Run jobs and yield ``(index, result)`` as they finish, in any order.
+
+        Raises
+        ------
+        EngineError
+            If the place where the work runs fails; results already yielded are good.
+        """
+
+    def close(self) -> None:
+        """Stop the workers and remove a temporary workspace."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class LocalEngine(Engine):
+    """Runs jobs one after another in this process: for a single GPU, and for debugging."""
+
+    def share(self, task: Task) -> SharedTask:
+        """Hand the task itself over."""
+        return SharedTask(task.fingerprint, task=task)
+
+    def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
+        """Run jobs in order."""
+        for index, job in enumerate(jobs):
+            yield index, job.run()
+
+
+class WorkerEngine(Engine):
+    """Runs jobs on local worker processes with one torch thread each, kept alive between calls.
+
+    Two single-threaded workers use two cores far better than one process with two threads does on
+    networks of this size. The workers do not import the caller's ``__main__``, so a script needs
+    no guard around its top level.
+
+    Parameters
+    ----------
+    n_workers : int, optional
+        Default: the number of processors this process may use.
+    workspace : Path, optional
+        See `Engine`.
+    """
+
+    def __init__(self, n_workers: int | None = None, workspace: Path | None = None) -> None:
+        super().__init__(workspace)
+        self.n_workers = n_workers or _usable_processors()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def share(self, task: Task) -> SharedTask:
+        """Write the task below the workspace, unless it is there already."""
+        folder = self.workspace / "tasks" / task.fingerprint
+        if not folder.is_dir():
+            # Written beside and renamed, so that a killed run leaves no half a task behind.
+            partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+            task.save(partial)
+            with suppress(OSError):  # another process was faster: its copy is the same
+                partial.rename(folder)
+        return SharedTask(task.fingerprint, folder=folder)
+
+    def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
+        """Run jobs on the workers; the first of the list start first."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.n_workers, initializer=_start_worker, initargs=(os.getpid(),)
+            )
+        futures: dict[Future[Result], int] = {
+            self._pool.submit(_run, job): index for index, job in enumerate(jobs)
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except TerminatedWorkerError as error:
+            self._stop()
+            raise EngineError(
+                "a worker process died, most often because memory ran out; run again with fewer "
+                "workers to go on from the last finished training"
+            ) from error
+        except BaseException:
+            # An error or an interrupt: nobody waits for the other jobs any more.
+            self._stop()
+            raise
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._stop()
+        super().close()
+
+    def _stop(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, kill_workers=True)
+            self._pool = None
+
+
+def make_engine(
+    workers: int | None = None, device: str = "auto", workspace: Path | None = None
+) -> Engine:
+    """Choose an engine: this process for one GPU, else a worker per processor.
+
+    Parameters
+    ----------
+    workers : int, optional
+        0 runs in this process. Default: 0 on CUDA, else the number of processors.
+    device : str
+        ``"auto"``, ``"cpu"`` or a CUDA device.
+    workspace : Path, optional
+        See `Engine`.
+    """
+    if workers is None:
+        from trautoml.training import resolve_device
+
+        workers = 0 if resolve_device(device).type == "cuda" else _usable_processors()
+    return WorkerEngine(workers, workspace) if workers else LocalEngine(workspace)
+
+
+def _usable_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run(job: Job[Result]) -> Result:
+    return job.run()
+
+
+def _start_worker(parent: int) -> None:
+    """Prepare a worker: one torch thread, and an end when its parent has gone."""
+    import signal
+
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+
+    def watch() -> None:
+        while os.getppid() == parent or os.name == "nt":
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

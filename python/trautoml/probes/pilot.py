@@ -1,0 +1,87 @@
+"""Draw those probes again that learn nothing: at chance on every task they carry no information."""
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from trautoml.engine import Engine
+from trautoml.errors import InputError
+from trautoml.probes.suite import ProbeSuite, draw_probe
+from trautoml.spaces import SearchSpace
+from trautoml.task import Task
+
+_log = logging.getLogger("trautoml")
+
+_TRIALS = 2
+_STANDARD_ERRORS = 5
+_MAX_ROUNDS = 20
+
+
+def pilot(
+    suite: ProbeSuite,
+    task: Task,
+    *,
+    space: SearchSpace,
+    seed: int,
+    engine: Engine,
+    device: str = "auto",
+) -> ProbeSuite:
+    """Replace the probes that stay at chance level on an easy task.
+
+    A probe stays if the mean of its two trials is more than five binomial standard errors above
+    the task's chance level. The ones drawn again continue the seed's sequence of probes, so one
+    seed gives one suite everywhere.
+
+    Parameters
+    ----------
+    suite : ProbeSuite
+        As sampled from `space` with `seed`.
+    task : Task
+        An easy task, such as the digits that ship with scikit-learn.
+    space, seed
+        What the suite was sampled with.
+    engine : Engine
+        Where to train.
+    device : str
+        See `TrainingJob`.
+
+    Returns
+    -------
+    ProbeSuite
+        As many probes, each of which can learn.
+
+    Raises
+    ------
+    InputError
+        If twenty draws in a row give a position no probe that learns.
+    """
+    probes = list(suite.probes)
+    threshold = task.chance + _STANDARD_ERRORS * math.sqrt(
+        task.chance * (1 - task.chance) / (_TRIALS * len(task.val_labels))
+    )
+    untested = list(range(len(probes)))
+    drawn = len(probes)
+    for _ in range(_MAX_ROUNDS):
+        candidates = replace(suite, probes=tuple(probes[b] for b in untested))
+        means = candidates.measure(task, _TRIALS, engine=engine, device=device).trials.mean(0)
+        dull = [b for b, mean in zip(untested, means, strict=True) if mean <= threshold]
+        for b, mean in zip(untested, np.round(means, 3), strict=True):
+            if b in dull:
+                _log.info(
+                    "probe %d stays at chance level on %s (accuracy %.3f, chance %.3f): drawn again",
+                    b,
+                    task.name,
+                    mean,
+                    task.chance,
+                )
+                probes[b] = draw_probe(space, seed, drawn)
+                drawn += 1
+        if not dull:
+            return replace(suite, probes=tuple(probes))
+        untested = dull
+    raise InputError(
+        f"after {_MAX_ROUNDS} draws, {len(untested)} probes still learn nothing on {task.name}: "
+        "let a trial see more images, or sample from a space whose models can learn from so few"
+    )

@@ -1,0 +1,49 @@
+"""An engine that remembers: a finished training is never run again."""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from trautoml.engine import Engine, Job, Result, SharedTask
+from trautoml.store import Store
+from trautoml.task import Task
+from trautoml.training import TrainingJob, TrainingResult
+
+
+class RecordingEngine(Engine):
+    """Runs trainings on another engine and keeps every result in a store.
+
+    Parameters
+    ----------
+    engine : Engine
+        Does the work; it is not closed with this one.
+    store : Store
+        Remembers it.
+    """
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        super().__init__(engine.workspace)
+        self.n_workers = engine.n_workers
+        self._engine = engine
+        self._store = store
+
+    def share(self, task: Task) -> SharedTask:
+        """Share by the inner engine."""
+        return self._engine.share(task)
+
+    def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
+        """Yield what the store remembers, then run the others, keeping each as it finishes."""
+        waiting: list[int] = []
+        for index, job in enumerate(jobs):
+            known = self._store.training(job.key) if isinstance(job, TrainingJob) else None
+            # A final training is not done before its weights are there to be kept.
+            if known is None or (job.test and not job.checkpoint_is_there):
+                waiting.append(index)
+            else:
+                yield index, cast("Result", known)
+        for position, result in self._engine.run([jobs[index] for index in waiting]):
+            job = jobs[waiting[position]]
+            if isinstance(job, TrainingJob) and isinstance(result, TrainingResult):
+                self._store.add_training(
+                    job.key, job.task.fingerprint, job.spec, job.seed, result
+                )
+            yield waiting[position], result

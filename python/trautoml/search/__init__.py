@@ -1,0 +1,13 @@
+"""Searchers: any method that turns a task into a model spec."""
+
+from trautoml.search._base import Searcher, SearchBudget, SearchProgress, SearchResult, TrialRecord
+from trautoml.search.hyperband import HyperbandSearcher
+
+__all__ = [
+    "HyperbandSearcher",
+    "SearchBudget",
+    "SearchProgress",
+    "SearchResult",
+    "Searcher",
+    "TrialRecord",
+]

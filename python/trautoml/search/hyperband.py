@@ -1,0 +1,287 @@
+"""Hyperband (Li et al. 2017) over a search space, with Optuna's pruner and storage."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from trautoml.engine import Engine
+from trautoml.errors import InputError, SearchError
+from trautoml.search._base import (
+    Searcher,
+    SearchBudget,
+    SearchProgress,
+    SearchResult,
+    TrialRecord,
+)
+from trautoml.spaces import ChainSpace, RandomChoice, SearchSpace
+from trautoml.spec import ModelSpec
+from trautoml.task import Task
+from trautoml.training import TrainingResult, resumable_job
+
+_STREAM = 0
+"""Keeps the candidates of a search apart from the probes with the same seed."""
+
+
+class HyperbandSearcher(Searcher):
+    """Random candidates, most of which are stopped early.
+
+    Candidates are trained in rounds of `slots`, each to its next rung; then Optuna's
+    `HyperbandPruner` decides on all of them, the best first. So a decision never depends on which
+    worker was faster, and the same search gives the same result on any number of workers.
+
+    Parameters
+    ----------
+    space : SearchSpace, optional
+        Default: the chain space.
+    seed : int
+        Candidate i is a function of the seed and i alone: searches on different tasks see the same
+        sequence and compare configuration by configuration.
+    reduction_factor : int
+        eta: one in eta candidates goes on to a rung with eta times the epochs. Default 3.
+    slots : int
+        Candidates in a round; more keep more workers busy and decide on more at once. Default 9.
+    storage : str, optional
+        URL of the database for Optuna's records. Default: memory.
+    device : str
+        See `TrainingJob`.
+
+    Raises
+    ------
+    InputError
+        If `reduction_factor` is below 2 or `slots` below 1.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace | None = None,
+        *,
+        seed: int = 0,
+        reduction_factor: int = 3,
+        slots: int = 9,
+        storage: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        if reduction_factor < 2 or slots < 1:
+            raise InputError(
+                "expected reduction_factor >= 2 and slots >= 1, "
+                f"got {reduction_factor} and {slots}"
+            )
+        self.space = space or ChainSpace()
+        self.seed = seed
+        self.reduction_factor = reduction_factor
+        self.slots = slots
+        self.storage = storage
+        self.device = device
+
+    def candidate(self, index: int) -> RandomChoice:
+        """Draw candidate `index` of this seed's sequence; its `params` are its choices."""
+        choice = RandomChoice(np.random.default_rng([self.seed, _STREAM, index]))
+        self.space.define(choice)
+        return choice
+
+    def rungs(self, epochs: int) -> list[int]:
+        """Budgets in epochs at which candidates are compared; the last is `epochs`."""
+        steps = []
+        step = 1
+        while step < epochs:
+            steps.append(step)
+            step *= self.reduction_factor
+        return [*steps, epochs]
+
+    def search(
+        self,
+        task: Task,
+        *,
+        budget: SearchBudget,
+        engine: Engine,
+        warm_start: Sequence[ModelSpec] = (),
+        callback: Callable[[SearchProgress], None] | None = None,
+    ) -> SearchResult:
+        """See `Searcher.search`."""
+        with _study(self, task, budget) as study:
+            run = _Run(self, study, task, budget, engine, list(warm_start), callback)
+            while run.round():
+                pass
+        return run.result()
+
+
+@dataclass
+class _Candidate:
+    """A candidate that is still in the race."""
+
+    number: int
+    trial: optuna.Trial
+    spec: ModelSpec
+    rung: int = 0
+    seconds_per_epoch: float = 0.0
+
+
+@dataclass
+class _Run:
+    """The state of one search."""
+
+    searcher: HyperbandSearcher
+    study: optuna.Study
+    task: Task
+    budget: SearchBudget
+    engine: Engine
+    warm_start: list[ModelSpec]
+    callback: Callable[[SearchProgress], None] | None
+    active: list[_Candidate] = field(default_factory=list)
+    history: list[TrialRecord] = field(default_factory=list)
+    started: int = 0
+    seconds: float = 0.0
+    usable: bool = False
+
+    def round(self) -> bool:
+        """Train every active candidate to its next rung and decide; False at the end."""
+        limit = self.budget.seconds
+        out_of_time = limit is not None and self.seconds / self.engine.n_workers >= limit
+        if out_of_time:
+            for candidate in self.active:
+                self.study.tell(candidate.trial, state=TrialState.PRUNED)
+            return False
+        while len(self.active) < self.searcher.slots and self.started < self.allowed:
+            self.active.append(self._start())
+        if not self.active:
+            return False
+        records = self._train()
+        # The best is decided on first, so that it and not the first in line sets the bar.
+        order = sorted(range(len(records)), key=lambda i: (-records[i].score, i))
+        going_on = {i for i in order if self._goes_on(self.active[i], records[i])}
+        self.active = [c for i, c in enumerate(self.active) if i in going_on]
+        return True
+
+    @property
+    def allowed(self) -> int:
+        """Candidates that may be started, warm starts among them."""
+        return max(self.budget.trials, len(self.warm_start))
+
+    def _start(self) -> _Candidate:
+        index = self.started
+        self.started += 1
+        if index < len(self.warm_start):
+            # Optuna needs no parameters to judge a trial: a spec from another space is welcome.
+            number, spec, trial = -1 - index, self.warm_start[index], self.study.ask()
+        else:
+            number = index - len(self.warm_start)
+            self.study.enqueue_trial(self.searcher.candidate(number).params)
+            trial = self.study.ask()
+            spec = self.searcher.space.define(trial)
+        trial.set_user_attr("spec", spec.to_json())
+        return _Candidate(number, trial, spec)
+
+    def _train(self) -> list[TrialRecord]:
+        rungs = self.searcher.rungs(self.budget.epochs)
+        shared = self.engine.share(self.task)
+        jobs = [
+            resumable_job(
+                self.engine.workspace,
+                shared,
+                candidate.spec,
+                epochs=rungs[candidate.rung],
+                schedule_epochs=self.budget.epochs,
+                seed=self.searcher.seed,
+                device=self.searcher.device,
+            )
+            for candidate in self.active
+        ]
+        # The longest first: a round is over when its last training is.
+        order = sorted(
+            range(len(jobs)),
+            key=lambda i: -self.active[i].seconds_per_epoch * rungs[self.active[i].rung],
+        )
+        records: dict[int, TrialRecord] = {}
+        for position, result in self.engine.run([jobs[i] for i in order]):
+            i = order[position]
+            records[i] = self._record(self.active[i], result)
+            self.seconds += result.seconds
+            self._tell_progress([*self.history, *records.values()])
+        ordered = [records[i] for i in range(len(jobs))]
+        self.history += ordered
+        return ordered
+
+    def _record(self, candidate: _Candidate, result: TrainingResult) -> TrialRecord:
+        self.usable = self.usable or not result.diverged
+        candidate.seconds_per_epoch = result.seconds / result.epochs
+        return TrialRecord(
+            candidate.number, candidate.spec, result.epochs, result.score, result.seconds
+        )
+
+    def _goes_on(self, candidate: _Candidate, record: TrialRecord) -> bool:
+        rungs = self.searcher.rungs(self.budget.epochs)
+        candidate.trial.report(record.score, rungs[candidate.rung])
+        if rungs[candidate.rung] == self.budget.epochs:
+            self.study.tell(candidate.trial, record.score)
+            return False
+        if candidate.trial.should_prune():
+            self.study.tell(candidate.trial, state=TrialState.PRUNED)
+            return False
+        candidate.rung += 1
+        return True
+
+    def _tell_progress(self, records: list[TrialRecord]) -> None:
+        if self.callback is not None:
+            finished = self.started - len(self.active)
+            best = max(records, key=lambda record: record.score)
+            self.callback(
+                SearchProgress(self.started, self.allowed, finished, best, self.seconds)
+            )
+
+    def result(self) -> SearchResult:
+        """Return the best candidate of all.
+
+        Raises
+        ------
+        SearchError
+            If every training diverged.
+        """
+        if not self.usable:
+            raise SearchError(
+                f"all {len(self.history)} trainings of the search on {self.task.name} diverged: "
+                "allow more trials, or search a space with smaller learning rates",
+                list(self.history),
+            )
+        best = max(self.history, key=lambda record: record.score)
+        return SearchResult(best.spec, best.score, self.seconds, tuple(self.history))
+
+
+@contextmanager
+def _study(
+    searcher: HyperbandSearcher, task: Task, budget: SearchBudget
+) -> Iterator[optuna.Study]:
+    """Open a fresh study. One that a killed run left is replaced: its trainings are remembered
+    by the engine, so going through them again costs nothing and decides the same."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = (
+        optuna.storages.RDBStorage(
+            searcher.storage, engine_kwargs={"connect_args": {"timeout": 60}}
+        )
+        if searcher.storage is not None
+        else None
+    )
+    # The pruner assigns brackets by the study's name, so the name must be the same every time.
+    name = f"hyperband {task.fingerprint[:16]}"
+    try:
+        if storage is not None and name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+        yield optuna.create_study(
+            study_name=name,
+            storage=storage,
+            direction="maximize",
+            pruner=optuna.pruners.HyperbandPruner(
+                min_resource=1,
+                max_resource=budget.epochs,
+                reduction_factor=searcher.reduction_factor,
+            ),
+        )
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        if storage is not None:
+            storage.remove_session()
+            storage.engine.dispose()

@@ -1,0 +1,134 @@
+"""What a store amounts to: groups, decisions, time spent and saved; as a table and as JSON."""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from trautoml.duration import duration
+from trautoml.explain import explain
+from trautoml.spec import ModelSpec
+from trautoml.store import LogEntry
+
+
+def summarise(log: Sequence[LogEntry]) -> dict[str, Any]:
+    """Summarise a log as JSON values.
+
+    Parameters
+    ----------
+    log : sequence of LogEntry
+        All fitted tasks in order of arrival.
+
+    Returns
+    -------
+    dict
+        ``tasks`` (one entry each: name, group, decision with posterior and p-value, scores,
+        seconds), ``groups`` (members and model) and ``totals`` in worker seconds.
+    """
+    groups: dict[int, dict[str, Any]] = {}
+    for entry in log:
+        group = groups.setdefault(
+            entry.decision.group,
+            {"group": entry.decision.group, "members": [], "spec": _spec(entry.spec)},
+        )
+        group["members"].append(entry.name)
+    spent = sum(entry.spent_seconds for entry in log)
+    standalone = sum(entry.standalone_seconds for entry in log)
+    return {
+        "tasks": [_task(entry, log) for entry in log],
+        "groups": [groups[group] for group in sorted(groups)],
+        "totals": {
+            "tasks": len(log),
+            "groups": len(groups),
+            "searches": sum(entry.searched for entry in log),
+            "spent_seconds": spent,
+            "standalone_seconds": standalone,
+            "saved_seconds": standalone - spent,
+        },
+    }
+
+
+def print_summary(log: Sequence[LogEntry], console: Console, folder: str) -> None:
+    """Print the table of decisions, the groups and the time saved."""
+    if not log:
+        console.print(f"The store {folder} holds no fitted task yet.", markup=False)
+        return
+    totals = summarise(log)["totals"]
+    share = totals["saved_seconds"] / totals["standalone_seconds"]
+    lines = [
+        f"{totals['tasks']} tasks, {totals['groups']} groups, {totals['searches']} searches.",
+        f"Spent {duration(totals['spent_seconds'])} of worker time; searching each task would have "
+        f"cost about {duration(totals['standalone_seconds'])}: "
+        + (f"{share:.0%} saved." if share >= 0 else f"{-share:.0%} more was spent than saved."),
+        f"Store: {folder}",
+    ]
+    console.print(
+        Group(_decisions(log), Text(), _groups(log), Text(), *(Text(line) for line in lines))
+    )
+
+
+def _task(entry: LogEntry, log: Sequence[LogEntry]) -> dict[str, Any]:
+    decision = entry.decision
+    return {
+        "name": entry.name,
+        "fingerprint": entry.fingerprint,
+        "group": decision.group,
+        "kind": decision.kind,
+        "posterior": decision.posterior,
+        "group_posteriors": [math.exp(value) for value in decision.log_posterior],
+        "statistic": decision.statistic,
+        "p_value": decision.p_value,
+        "sentence": explain(decision, log[: entry.position], entry.name),
+        "searched": entry.searched,
+        "spec": _spec(entry.spec),
+        "validation_accuracy": entry.score,
+        "test_accuracy": entry.test_score,
+        "seconds": entry.seconds,
+        "search_estimate_seconds": entry.search_estimate,
+        "saved_seconds": entry.saved_seconds,
+        "wall_seconds": entry.wall_seconds,
+    }
+
+
+def _spec(spec: ModelSpec) -> dict[str, Any]:
+    return {"digest": spec.digest, **json.loads(spec.to_json())}
+
+
+def _decisions(log: Sequence[LogEntry]) -> Table:
+    table = Table(title="Decisions", title_justify="left")
+    for name in ("task", "decision", "group"):
+        table.add_column(name)
+    for name in ("posterior", "p-value", "test acc.", "probes", "search", "training", "saved"):
+        table.add_column(name, justify="right")
+    for entry in log:
+        decision, seconds = entry.decision, entry.seconds
+        table.add_row(
+            Text(entry.name),
+            decision.kind,
+            str(decision.group),
+            f"{decision.posterior:.3f}",
+            "" if decision.p_value is None else f"{decision.p_value:.2g}",
+            f"{entry.test_score:.3f}",
+            *(
+                duration(seconds[phase]) if seconds[phase] else ""
+                for phase in ("probes", "search", "training")
+            ),
+            duration(entry.saved_seconds),
+        )
+    return table
+
+
+def _groups(log: Sequence[LogEntry]) -> Table:
+    table = Table(title="Groups", title_justify="left")
+    table.add_column("group")
+    table.add_column("members")
+    table.add_column("model")
+    for group in summarise(log)["groups"]:
+        spec = group["spec"]
+        model = f"{spec['architecture']} {spec['digest']}"
+        table.add_row(str(group["group"]), Text(", ".join(group["members"])), model)
+    return table
