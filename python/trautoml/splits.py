@@ -126,7 +126,7 @@ def name_classes(
     values = classes.tolist()
     if class_names is None:
         return tuple(str(value) for value in values)
-    names = [str(name) for name in class_names]
+    names: list[str] = np.asarray(class_names).astype(np.str_).ravel().tolist()
     if len(names) == len(values):
         return tuple(names)
     if classes.dtype.kind in "iu" and min(values) >= 0 and max(values) < len(names):

@@ -8,7 +8,6 @@ drawn, in `Task.from_arrays`.
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from trautoml.archives import read_npz
 from trautoml.errors import TaskError
 from trautoml.folders import scan_folder
 from trautoml.images import (
@@ -43,13 +43,6 @@ from trautoml.torchvision_data import find_dataset, read_dataset
 
 SPLITS = ("train", "val", "test")
 """The three splits, in the order in which they are stored and fingerprinted."""
-
-_NPZ_KEYS = (
-    ("train_images", "train_labels", "{}_images", "{}_labels"),
-    ("x_train", "y_train", "x_{}", "y_{}"),
-    ("images", "labels", "{}_images", "{}_labels"),
-    ("x", "y", "x_{}", "y_{}"),
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,7 +81,7 @@ class Task:
     def __post_init__(self) -> None:
         for split in SPLITS:
             images, labels = self._split(split)
-            _check_split(split, images, labels, self.image_shape, self.n_classes)
+            _check_split(split, images, labels, self.train_images.shape[1:], self.n_classes)
             for part, array in (("images", images), ("labels", labels)):
                 view = np.ascontiguousarray(array).view()
                 view.flags.writeable = False
@@ -363,32 +356,7 @@ class Task:
             If the file can't be read or lacks the arrays, and as in `from_arrays`.
         """
         path = Path(path).expanduser()
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise TaskError(
-                f"{path} can't be read as a .npz archive of plain arrays ({error}); "
-                "write it with numpy.savez"
-            ) from error
-        for image_key, label_key, images, labels in _NPZ_KEYS:
-            if image_key in arrays and label_key in arrays:
-                names = arrays.get("class_names")
-                return cls.from_arrays(
-                    arrays[image_key],
-                    arrays[label_key],
-                    test_images=arrays.get(images.format("test")),
-                    test_labels=arrays.get(labels.format("test")),
-                    val_images=arrays.get(images.format("val")),
-                    val_labels=arrays.get(labels.format("val")),
-                    class_names=None if names is None else [str(n) for n in names],
-                    name=name or path.stem,
-                    seed=seed,
-                )
-        raise TaskError(
-            f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}; expected "
-            + ", or ".join(f"{a} and {b}" for a, b, *_ in _NPZ_KEYS)
-        )
+        return cls.from_arrays(**read_npz(path), name=name or path.stem, seed=seed)
 
     @classmethod
     def from_folder(
