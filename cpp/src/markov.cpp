@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -17,24 +18,26 @@ std::string shape(const Trials& matrix) {
     return "(" + std::to_string(matrix.rows()) + ", " + std::to_string(matrix.cols()) + ")";
 }
 
-void check_range(bool valid, const char* expected, const char* name, double value) {
-    if (!valid)
-        throw std::invalid_argument(std::string("expected ") + name + " " + expected + ", got " +
-                                    std::to_string(value));
+void check_range(bool valid, const char* name, const char* expected, double value) {
+    if (valid) return;
+    std::ostringstream message;
+    message << "expected " << name << ' ' << expected << ", got " << value;
+    throw std::invalid_argument(message.str());
 }
 
 }  // namespace
 
 void MarkovParameters::check() const {
-    check_range(gamma >= 0.0, "of at least 0 (inf is allowed)", "gamma", gamma);
-    check_range(alpha >= 0.0 && alpha < 1.0, "in [0, 1), where 0 switches the test off", "alpha",
+    check_range(gamma >= 0.0, "gamma", "of at least 0 (inf is allowed)", gamma);
+    check_range(alpha >= 0.0 && alpha < 1.0, "alpha", "in [0, 1), where 0 switches the test off",
                 alpha);
-    check_range(sigma0_sq > 0.0 && std::isfinite(sigma0_sq), "finite and above 0", "sigma0_sq",
+    // The bounds keep quotients of squared distances and variances from overflowing.
+    check_range(sigma0_sq >= 1e-100 && sigma0_sq <= 1e100, "sigma0_sq", "in [1e-100, 1e100]",
                 sigma0_sq);
-    check_range(prior_strength >= 0.0 && std::isfinite(prior_strength), "finite and at least 0",
-                "prior_strength", prior_strength);
-    check_range(score_resolution >= 0.0 && std::isfinite(score_resolution), "finite and at least 0",
-                "score_resolution", score_resolution);
+    check_range(prior_strength >= 0.0 && prior_strength <= 1e100, "prior_strength", "in [0, 1e100]",
+                prior_strength);
+    check_range(score_resolution >= 0.0 && score_resolution <= 1e100, "score_resolution",
+                "in [0, 1e100]", score_resolution);
 }
 
 /// What one pass over the empty clusters finds.
@@ -99,7 +102,7 @@ Regularisation MarkovState::regularisation(Eigen::Index n_clusters) const {
 MarkovState::EmptyClusters MarkovState::look_at_empty(const Eigen::VectorXd& x) const {
     // Empty clusters share an isotropic covariance, so squared distances say all. Blocks stay in
     // the nearest cache between the passes over the probes, and no buffer of K numbers is needed.
-    constexpr Eigen::Index block = 256;
+    constexpr Eigen::Index block = 128;
     const double scale = 0.5 / prior_variance(n_clusters());
     Eigen::Array<double, block, 1> buffer;
     EmptyClusters found;
@@ -115,7 +118,9 @@ MarkovState::EmptyClusters MarkovState::look_at_empty(const Eigen::VectorXd& x) 
             const double* begin = buffer.data();
             found.nearest = start + (std::find(begin, begin + distances.size(), smallest) - begin);
         }
-        if (found.nearest >= 0)
+        // Most blocks hold only clusters of which a billion don't move the sum's last digit.
+        constexpr double negligible = 60.0;
+        if ((smallest - found.distance_sq) * scale < negligible)
             found.relative_sum += ((found.distance_sq - distances) * scale).exp().sum();
     }
     return found;
@@ -143,14 +148,14 @@ MarkovState::Posterior MarkovState::posterior(const Eigen::VectorXd& x) const {
                              0.5 * empty.distance_sq / variance;
 
     const double largest = std::max(result.log_joint.maxCoeff(), result.log_joint_empty);
-    if (!std::isfinite(largest))
-        throw std::domain_error(
-            "expected a cluster with a likelihood that is a number, got none: the scores lie too "
-            "far "
-            "from every cluster for their covariances; set sigma0_sq or score_resolution larger");
     result.log_total =
         largest + std::log((result.log_joint.array() - largest).exp().sum() +
                            std::exp(result.log_joint_empty - largest) * empty.relative_sum);
+    if (!std::isfinite(result.log_total))
+        throw std::domain_error(
+            "expected a cluster with a likelihood that is a number, got none: the scores lie too "
+            "far from every cluster for their covariances; set score_resolution or prior_strength "
+            "above 0");
     return result;
 }
 

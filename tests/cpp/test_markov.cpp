@@ -192,10 +192,34 @@ TEST_CASE("what a state refuses") {
     parameters.sigma0_sq = 0;
     CHECK_THROWS_WITH_AS(MarkovState(parameters, presets), doctest::Contains("sigma0_sq"),
                          std::invalid_argument);
-    parameters.sigma0_sq = 1e-300;
-    parameters.alpha = 0;
+}
+
+TEST_CASE("likelihoods that all underflow are an error and not a NaN") {
+    std::mt19937_64 random(15);
+    MarkovParameters parameters;
+    parameters.gamma = std::numeric_limits<double>::infinity();
     parameters.prior_strength = 0;
-    MarkovState narrow(parameters, presets);
-    narrow.commit(RowMatrix::Constant(8, 6, 0.5), Kind::opened, 0, presets);
-    CHECK_NOTHROW((void)narrow.predict(RowMatrix::Constant(8, 6, 0.7)));
+    parameters.score_resolution = 0;
+    MarkovState state(parameters, oracle::uniform(random, 3, 2));
+    state.commit(oracle::normal(random, 8, 2, 0.0, 1e-154), Kind::opened, 0, RowMatrix(0, 2));
+    CHECK_THROWS_WITH_AS((void)state.predict(oracle::normal(random, 8, 2, 9e5, 1.0)),
+                         doctest::Contains("score_resolution or prior_strength"),
+                         std::domain_error);
+}
+
+TEST_CASE("empty clusters that are left out of the sum are negligible") {
+    std::mt19937_64 random(16);
+    const RowMatrix presets = oracle::uniform(random, 2000, 3);
+    for (const double sigma0_sq : {1e-8, 3e-4, 1e-2, 1.0}) {
+        MarkovParameters parameters;
+        parameters.sigma0_sq = sigma0_sq;
+        oracle::State slow{parameters, presets, 2000};
+        MarkovState state(parameters, presets);
+        const RowMatrix first = oracle::normal(random, 8, 3, 0.3, 0.01);
+        state.commit(first, Kind::opened, 0, presets.topRows(0));
+        slow.commit(first, Kind::opened, 0);
+        for (int i = 0; i < 10; ++i)
+            check_decision(slow, state.predict(presets.row(i).replicate(8, 1)),
+                           presets.row(i).replicate(8, 1));
+    }
 }

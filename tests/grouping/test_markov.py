@@ -75,6 +75,7 @@ def test_unequal_trials_with_pairing_average():
         ("alpha", -0.1),
         ("alpha", math.nan),
         ("sigma0_sq", 0.0),
+        ("sigma0_sq", 1e-101),
         ("sigma0_sq", math.inf),
         ("covariance", "full"),
         ("covariance", 3),

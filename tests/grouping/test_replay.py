@@ -6,8 +6,7 @@ import pytest
 from grouping_streams import draw_stream
 
 from trautoml.errors import GroupingError
-from trautoml.grouping import MarkovGrouper, replay
-from trautoml.grouping.markov import KINDS
+from trautoml.grouping import KINDS, MarkovGrouper, replay
 
 
 def live(tasks, order, **params):

@@ -17,13 +17,13 @@ struct MarkovParameters {
     double gamma = 0.2;
     /// Level of the test in [0, 1); 0 switches the test off.
     double alpha = 0.005;
-    /// S0 = sigma0_sq K^(-1/B) I is the covariance of an empty cluster. Above 0.
+    /// S0 = sigma0_sq K^(-1/B) I is the covariance of an empty cluster. In [1e-100, 1e100].
     double sigma0_sq = 3e-4;
     Covariance covariance = Covariance::trials;
     Pairing pairing = Pairing::anderson;
-    /// How many trial vectors the prior covariance S0 counts for in a group's. At least 0.
+    /// How many vectors the prior covariance S0 counts for in a group's. In [0, 1e100].
     double prior_strength = 1.0;
-    /// The step to which scores are rounded, 1/n_validation for accuracies. At least 0.
+    /// The step to which scores are rounded, 1/n_validation for accuracies. In [0, 1e100].
     double score_resolution = 1e-3;
 
     /// Throws std::invalid_argument that names the first parameter out of its range.

@@ -66,7 +66,7 @@ class MarkovGrouper(Grouper):
     alpha : float
         Level of the test in [0, 1); 0 switches it off. Otherwise every task needs T > B trials.
     sigma0_sq : float
-        Above 0, in squared scores. An empty cluster has covariance
+        In [1e-100, 1e100], in squared scores. An empty cluster has covariance
         S0 = sigma0_sq * K**(-1/B) * identity.
     covariance : {"trials", "paper"}
         `trials`: of all trial vectors of a group about its mean. `paper`: Eq. 14 for one member and
@@ -74,9 +74,9 @@ class MarkovGrouper(Grouper):
     pairing : {"anderson", "average"}
         How the test pairs trials; `average` needs the same T for all tasks.
     prior_strength : float
-        At least 0: how many vectors S0 counts for in a group's covariance.
+        In [0, 1e100]: how many vectors S0 counts for in a group's covariance.
     score_resolution : float
-        At least 0: the step to which scores are rounded, 1/n_validation for accuracies.
+        In [0, 1e100]: the step to which scores are rounded, 1/n_validation for accuracies.
     preset_low, preset_high : float
         Bounds of the uniform means of the empty clusters, the range of the scores.
     seed : int
