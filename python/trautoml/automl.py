@@ -15,7 +15,7 @@ import numpy as np
 from trautoml.callbacks import Callbacks
 from trautoml.demo_tasks import digits
 from trautoml.engine import Engine, make_engine
-from trautoml.errors import InputError
+from trautoml.errors import EngineError, InputError
 from trautoml.explain import explain
 from trautoml.grouping import Decision, MarkovGrouper
 from trautoml.probes import Measurement, ProbeSuite, pilot
@@ -62,7 +62,7 @@ class Settings:
     seed: int = 0
     probes: int = 6
     trials: int = 8
-    probe_images: int = 2000
+    probe_images: int = 4000
     grouping: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -248,9 +248,11 @@ class TransferAutoML:
         if spec is None:
             search = self._search(task)
             spec = search.spec
-        trained = max(
-            (int(record.epochs) for record in search.history if record.spec == spec), default=1
-        ) if search else 1
+        trained = (
+            max((int(record.epochs) for record in search.history if record.spec == spec), default=1)
+            if search
+            else 1
+        )
         final = self._train(task, spec, trained)
         probe_seconds = float(measured.seconds.sum())
         entry = self.store.add_outcome(
@@ -269,7 +271,9 @@ class TransferAutoML:
             search_estimate=search.seconds if search else estimate_search(log, probe_seconds),
             wall_seconds=time.perf_counter() - started,
         )
-        shutil.rmtree(checkpoint_folder(self.engine.workspace, task.fingerprint), ignore_errors=True)
+        shutil.rmtree(
+            checkpoint_folder(self.engine.workspace, task.fingerprint), ignore_errors=True
+        )
         outcome = self._outcome(entry, [*log, entry], restored=False)
         self._tell("task_finished", outcome)
         return outcome
@@ -351,7 +355,10 @@ class TransferAutoML:
             ((_, result),) = self.engine.run([job])
             seconds += result.seconds
             self._tell("training_progress", task, epoch, epochs, result.score)
-        assert result.test_score is not None and job.checkpoint is not None
+        if result.test_score is None or job.checkpoint is None:
+            raise EngineError(
+                "expected a test score of the last epoch: an engine must run every job"
+            )
         self.store.keep_model(task.fingerprint, job.checkpoint)
         return _FinalTraining(result.score, result.test_score, seconds)
 

@@ -14,19 +14,19 @@ class Callbacks:
     """Override what you need. Hooks are called in the thread that called `fit`."""
 
     def task_started(self, task: Task) -> None:
-        """Work on a task begins."""
+        """React to the begin of work on a task."""
 
     def probes_progress(self, task: Task, done: int, total: int) -> None:
-        """`done` of T × B trials are finished."""
+        """React to a finished trial, the `done`-th of T × B."""
 
     def decided(self, task: Task, decision: Decision, sentence: str) -> None:
-        """The grouper has decided; `sentence` says it for people."""
+        """React to the grouper's decision; `sentence` says it for people."""
 
     def search_progress(self, task: Task, progress: SearchProgress) -> None:
-        """A training of the search is finished."""
+        """React to a finished training of the search."""
 
     def training_progress(self, task: Task, epoch: int, epochs: int, score: float) -> None:
-        """An epoch of the final training is finished."""
+        """React to a finished epoch of the final training."""
 
     def task_finished(self, outcome: "Outcome") -> None:
-        """The task is fitted and in the store."""
+        """React to a task that is fitted and in the store, or was before."""

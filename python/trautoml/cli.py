@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,21 +39,28 @@ UNLIMITED_TRIALS = 10**6
 StoreOption = Annotated[Path, typer.Option(help="Folder of the log and the models.")]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(help="Worker processes; 0 runs in this one. Default: one per processor, or 0 on CUDA."),
+    typer.Option(
+        help="Worker processes; 0 runs in this one. Default: one per processor, or 0 on CUDA."
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if present), cpu, cuda, cuda:1, ...")]
 BudgetOption = Annotated[
     str | None,
-    typer.Option(help="What one search may spend: a number of candidates, or a time (90s, 10m, 2h)."),
+    typer.Option(
+        help="What one search may spend: a number of candidates, or a time (90s, 10m, 2h)."
+    ),
 ]
 EpochsOption = Annotated[
-    int | None, typer.Option(help="Epochs of the longest training of a search and of the final one.")
+    int | None,
+    typer.Option(help="Epochs of the longest training of a search and of the final one."),
 ]
 
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -135,7 +143,7 @@ def show(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code: 2 for the user's mistakes, 1 for others."""
+    """Run the command line; the exit code is 2 for the user's mistakes, 1 for other errors."""
     try:
         app(args=arguments, standalone_mode=True)
     except InputError as error:
@@ -201,12 +209,12 @@ def _budget(budget: str | None, epochs: int | None) -> "SearchBudget":
     from trautoml.duration import parse_duration
     from trautoml.search import SearchBudget
 
-    values: dict[str, float] = {} if epochs is None else {"epochs": epochs}
+    chosen = SearchBudget()
     if budget is not None and budget.strip().isdigit():
-        values["trials"] = int(budget)
+        chosen = SearchBudget(trials=int(budget))
     elif budget is not None:
-        values |= {"seconds": parse_duration(budget), "trials": UNLIMITED_TRIALS}
-    return SearchBudget(**values)
+        chosen = SearchBudget(trials=UNLIMITED_TRIALS, seconds=parse_duration(budget))
+    return chosen if epochs is None else replace(chosen, epochs=epochs)
 
 
 def _console() -> Console:

@@ -43,7 +43,9 @@ def explain(decision: Decision, log: Sequence[LogEntry], name: str) -> str:
 
 def _members(log: Sequence[LogEntry], group: int | None) -> str:
     names = [entry.name for entry in log if entry.decision.group == group]
-    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    return (
+        ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    )
 
 
 def _probability(value: float) -> str:

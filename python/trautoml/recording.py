@@ -1,12 +1,12 @@
 """An engine that remembers: a finished training is never run again."""
 
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import Any
 
 from trautoml.engine import Engine, Job, Result, SharedTask
 from trautoml.store import Store
 from trautoml.task import Task
-from trautoml.training import TrainingJob, TrainingResult
+from trautoml.training import TrainingJob
 
 
 class RecordingEngine(Engine):
@@ -34,16 +34,21 @@ class RecordingEngine(Engine):
         """Yield what the store remembers, then run the others, keeping each as it finishes."""
         waiting: list[int] = []
         for index, job in enumerate(jobs):
-            known = self._store.training(job.key) if isinstance(job, TrainingJob) else None
-            # A final training is not done before its weights are there to be kept.
-            if known is None or (job.test and not job.checkpoint_is_there):
+            known = self._known(job)
+            if known is None:
                 waiting.append(index)
             else:
-                yield index, cast("Result", known)
+                yield index, known
         for position, result in self._engine.run([jobs[index] for index in waiting]):
-            job = jobs[waiting[position]]
-            if isinstance(job, TrainingJob) and isinstance(result, TrainingResult):
-                self._store.add_training(
-                    job.key, job.task.fingerprint, job.spec, job.seed, result
-                )
+            self._keep(jobs[waiting[position]], result)
             yield waiting[position], result
+
+    def _known(self, job: Any) -> Any:
+        # A final training is not done before its weights are there to be kept.
+        if not isinstance(job, TrainingJob) or (job.test and not job.checkpoint_is_there):
+            return None
+        return self._store.training(job.key)
+
+    def _keep(self, job: Any, result: Any) -> None:
+        if isinstance(job, TrainingJob):
+            self._store.add_training(job.key, job.task.fingerprint, job.spec, job.seed, result)

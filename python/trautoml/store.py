@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Engine as Database
 from sqlalchemy import (
     Boolean,
     Column,
@@ -31,6 +30,7 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
 from trautoml.errors import InputError, StoreError
@@ -254,7 +254,9 @@ class Store:
     def n_trainings(self) -> int:
         """Count the finished trainings."""
         with self._guard(), self._database.connect() as connection:
-            return int(connection.execute(select(func.count()).select_from(_trainings)).scalar_one())
+            return int(
+                connection.execute(select(func.count()).select_from(_trainings)).scalar_one()
+            )
 
     def add_outcome(
         self,

@@ -237,9 +237,8 @@ class Trainer:
             _draw_weights(classifier, spec.hyper.init_sd)
         classifier.mean.copy_(self._data.mean)
         classifier.inverse_sd.copy_(self._data.inverse_sd)
-        # Dynamo-free typing: Module.to has no overload for memory_format alone.
         self.classifier: ImageClassifier = classifier.to(self._device)
-        self.classifier.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classifier.network.to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.SGD(
             self.classifier.parameters(),
             lr=spec.hyper.learning_rate,
@@ -254,9 +253,7 @@ class Trainer:
         """Epochs done."""
         return self._step / self._steps_per_epoch
 
-    def train(
-        self, epochs: float, *, schedule_epochs: float, seconds: float | None = None
-    ) -> None:
+    def train(self, epochs: float, *, schedule_epochs: float, seconds: float | None = None) -> None:
         """Train on until `epochs` are done in all, or until `seconds` have passed."""
         if not (epochs > 0 and schedule_epochs >= epochs):
             raise InputError(
@@ -267,7 +264,7 @@ class Trainer:
         finite = torch.ones((), dtype=torch.bool, device=self._device)
         self.classifier.train()
         with one_thread(self._device):
-            while self._step < last and time.perf_counter() < deadline:
+            while not self.diverged and self._step < last and time.perf_counter() < deadline:
                 for group in self._optimizer.param_groups:
                     cosine = math.cos(math.pi * self._step / schedule)
                     group["lr"] = self._hyper.learning_rate * 0.5 * (1 + cosine)
@@ -286,7 +283,7 @@ class Trainer:
         with _autocast(self._device):
             loss = functional.cross_entropy(self.classifier(images), labels)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach()
 

@@ -51,11 +51,11 @@ class ProbeSuite:
         The B benchmark models.
     images : int
         Training images that one trial sees, the same number for every task: a small task is gone
-        through several times, of a large one a random part is seen. Default 2,000.
+        through several times, of a large one a random part is seen. Default 4,000.
     """
 
     probes: tuple[ModelSpec, ...]
-    images: int = 2000
+    images: int = 4000
 
     def __post_init__(self) -> None:
         if not self.probes or self.images < 1:
@@ -66,7 +66,7 @@ class ProbeSuite:
 
     @classmethod
     def sample(
-        cls, n: int = 6, *, seed: int = 0, space: SearchSpace | None = None, images: int = 2000
+        cls, n: int = 6, *, seed: int = 0, space: SearchSpace | None = None, images: int = 4000
     ) -> "ProbeSuite":
         """Draw n probes uniformly, or log-uniformly where the space says so.
 

@@ -58,6 +58,8 @@ class TrialRecord:
         Validation accuracy.
     seconds : float
         Worker seconds of this piece of training.
+    diverged : bool
+        Whether the training came to nothing; the score is then the chance level.
     """
 
     trial: int
@@ -65,6 +67,7 @@ class TrialRecord:
     epochs: float
     score: float
     seconds: float
+    diverged: bool = False
 
 
 @dataclass(frozen=True)

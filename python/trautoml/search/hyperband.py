@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from trautoml.engine import Engine
 from trautoml.errors import InputError, SearchError
 from trautoml.search._base import (
-    Searcher,
     SearchBudget,
+    Searcher,
     SearchProgress,
     SearchResult,
     TrialRecord,
@@ -67,8 +67,7 @@ class HyperbandSearcher(Searcher):
     ) -> None:
         if reduction_factor < 2 or slots < 1:
             raise InputError(
-                "expected reduction_factor >= 2 and slots >= 1, "
-                f"got {reduction_factor} and {slots}"
+                f"expected reduction_factor >= 2 and slots >= 1, got {reduction_factor} and {slots}"
             )
         self.space = space or ChainSpace()
         self.seed = seed
@@ -135,7 +134,6 @@ class _Run:
     history: list[TrialRecord] = field(default_factory=list)
     started: int = 0
     seconds: float = 0.0
-    usable: bool = False
 
     def round(self) -> bool:
         """Train every active candidate to its next rung and decide; False at the end."""
@@ -206,10 +204,14 @@ class _Run:
         return ordered
 
     def _record(self, candidate: _Candidate, result: TrainingResult) -> TrialRecord:
-        self.usable = self.usable or not result.diverged
         candidate.seconds_per_epoch = result.seconds / result.epochs
         return TrialRecord(
-            candidate.number, candidate.spec, result.epochs, result.score, result.seconds
+            candidate.number,
+            candidate.spec,
+            result.epochs,
+            result.score,
+            result.seconds,
+            result.diverged,
         )
 
     def _goes_on(self, candidate: _Candidate, record: TrialRecord) -> bool:
@@ -218,7 +220,7 @@ class _Run:
         if rungs[candidate.rung] == self.budget.epochs:
             self.study.tell(candidate.trial, record.score)
             return False
-        if candidate.trial.should_prune():
+        if record.diverged or candidate.trial.should_prune():
             self.study.tell(candidate.trial, state=TrialState.PRUNED)
             return False
         candidate.rung += 1
@@ -228,9 +230,7 @@ class _Run:
         if self.callback is not None:
             finished = self.started - len(self.active)
             best = max(records, key=lambda record: record.score)
-            self.callback(
-                SearchProgress(self.started, self.allowed, finished, best, self.seconds)
-            )
+            self.callback(SearchProgress(self.started, self.allowed, finished, best, self.seconds))
 
     def result(self) -> SearchResult:
         """Return the best candidate of all.
@@ -240,7 +240,7 @@ class _Run:
         SearchError
             If every training diverged.
         """
-        if not self.usable:
+        if all(record.diverged for record in self.history):
             raise SearchError(
                 f"all {len(self.history)} trainings of the search on {self.task.name} diverged: "
                 "allow more trials, or search a space with smaller learning rates",
@@ -251,11 +251,12 @@ class _Run:
 
 
 @contextmanager
-def _study(
-    searcher: HyperbandSearcher, task: Task, budget: SearchBudget
-) -> Iterator[optuna.Study]:
-    """Open a fresh study. One that a killed run left is replaced: its trainings are remembered
-    by the engine, so going through them again costs nothing and decides the same."""
+def _study(searcher: HyperbandSearcher, task: Task, budget: SearchBudget) -> Iterator[optuna.Study]:
+    """Open a fresh study.
+
+    One that a killed run left is replaced: its trainings are remembered by the engine, so going
+    through them again costs nothing and decides the same.
+    """
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = (

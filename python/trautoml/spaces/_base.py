@@ -3,30 +3,20 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
 
 import numpy as np
 
 from trautoml.spec import ModelSpec
 
+if TYPE_CHECKING:
+    import optuna
+
 Option = TypeVar("Option", bool, int, float, str)
 
 
-class Choice(Protocol):
-    """Where a space gets its choices from; an ``optuna.Trial`` has this shape."""
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        """Choose an integer in [low, high]."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Choose a number in [low, high], on a logarithmic scale if `log`."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Option]) -> Option:
-        """Choose one of `choices`."""
-
-
 class RandomChoice:
-    """Choices drawn uniformly, or log-uniformly where the space asks for it.
+    """An `optuna.Trial` in shape; it draws uniformly, or log-uniformly where it is asked to.
 
     Attributes
     ----------
@@ -59,6 +49,10 @@ class RandomChoice:
         value = choices[int(self._rng.integers(len(choices)))]
         self.params[name] = value
         return value
+
+
+Choice: TypeAlias = Union["optuna.Trial", RandomChoice]
+"""Where a space gets its choices from."""
 
 
 class SearchSpace(ABC):

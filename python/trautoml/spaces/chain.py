@@ -21,14 +21,16 @@ class ChainSpace(SearchSpace):
         n_dense = choice.suggest_int("n_dense", 0, 2)
         structure = {
             "layers": [self._layer(choice, i) for i in range(n_layers)],
-            "dense": [2 ** choice.suggest_int(f"dense{i}_log2_units", 5, 8) for i in range(n_dense)],
+            "dense": [
+                2 ** choice.suggest_int(f"dense{i}_log2_units", 5, 8) for i in range(n_dense)
+            ],
             "batch_norm": choice.suggest_categorical("batch_norm", [True, False]),
         }
         hyper = Hyperparameters(
-            learning_rate=choice.suggest_float("learning_rate", 1e-3, 0.3, log=True),
+            learning_rate=choice.suggest_float("learning_rate", 5e-3, 0.3, log=True),
             momentum=choice.suggest_float("momentum", 0.5, 0.95),
             weight_decay=choice.suggest_float("weight_decay", 1e-6, 1e-2, log=True),
-            batch_size=2 ** choice.suggest_int("log2_batch_size", 5, 8),
+            batch_size=2 ** choice.suggest_int("log2_batch_size", 4, 7),
             init_sd=choice.suggest_float("init_sd", 0.3, 2.0, log=True),
         )
         return ModelSpec("chain", structure, hyper)

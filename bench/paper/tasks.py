@@ -1,0 +1,44 @@
+"""The paper's fourteen tasks, from a folder of data sets in the layout of `shared/data`."""
+
+import sys
+from pathlib import Path
+
+from trautoml.task import Task
+
+NAMES = (
+    "mnist",
+    "fashion_mnist",
+    "cifar10",
+    "stl10",
+    "streetchars74k",
+    "mnist-rotated",
+    "mnist-background",
+)
+
+
+def seven_tasks(folder: Path) -> list[Task]:
+    """Seven data sets; streetchars74k stands in for SVHN, two are derived from mnist."""
+    sys.path.insert(0, str(folder))
+    import derive
+    from load import load
+
+    derived = {"mnist-rotated": derive.rotated, "mnist-background": derive.background_images}
+    tasks = []
+    for name in NAMES:
+        data = derived[name]() if name in derived else load(f"{name}.npz")
+        tasks.append(
+            Task.from_arrays(
+                data["train_images"],
+                data["train_labels"],
+                test_images=data["test_images"],
+                test_labels=data["test_labels"],
+                class_names=data["class_names"].tolist(),
+                name=name,
+            )
+        )
+    return tasks
+
+
+def fourteen_tasks(folder: Path) -> list[Task]:
+    """Each of the seven whole and halved."""
+    return [part for task in seven_tasks(folder) for part in (task, task.subset(0.5))]
