@@ -21,7 +21,7 @@ from trautoml.grouping import Decision, MarkovGrouper
 from trautoml.probes import Measurement, ProbeSuite, pilot
 from trautoml.recording import RecordingEngine
 from trautoml.reuse import PaperPolicy, ReusePolicy
-from trautoml.search import HyperbandSearcher, SearchBudget, Searcher, SearchResult
+from trautoml.search import HyperbandSearcher, SearchBudget, Searcher
 from trautoml.spaces import ChainSpace
 from trautoml.spec import ModelSpec
 from trautoml.store import LogEntry, Store
@@ -152,6 +152,30 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True)
+class FittedModel:
+    """A spec with the model that was trained of it.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        What was trained.
+    score, test_score : float
+        Validation and test accuracy.
+    search_seconds, training_seconds : float
+        Worker seconds of the search, 0 if there was none, and of the training after it.
+    checkpoint : Path
+        The weights.
+    """
+
+    spec: ModelSpec
+    score: float
+    test_score: float
+    search_seconds: float
+    training_seconds: float
+    checkpoint: Path
+
+
 class TransferAutoML:
     """Fits datasets one after another, reusing models between those of one kind.
 
@@ -244,31 +268,25 @@ class TransferAutoML:
         self._tell("decided", task, decision, explain(decision, log, task.name))
 
         spec = self.policy.choose(_group_specs(log), measured.trials, decision)
-        search = None
-        if spec is None:
-            search = self._search(task)
-            spec = search.spec
-        trained = (
-            max((int(record.epochs) for record in search.history if record.spec == spec), default=1)
-            if search
-            else 1
-        )
-        final = self._train(task, spec, trained)
+        model = self.search(task) if spec is None else self._train(task, spec)
         probe_seconds = float(measured.seconds.sum())
+        self.store.keep_model(task.fingerprint, model.checkpoint)
         entry = self.store.add_outcome(
             task,
             trials=measured.trials,
             decision=decision,
-            spec=spec,
-            searched=search is not None,
-            score=final.score,
-            test_score=final.test_score,
+            spec=model.spec,
+            searched=spec is None,
+            score=model.score,
+            test_score=model.test_score,
             seconds={
                 "probes": probe_seconds,
-                "search": search.seconds if search else 0.0,
-                "training": final.seconds,
+                "search": model.search_seconds,
+                "training": model.training_seconds,
             },
-            search_estimate=search.seconds if search else estimate_search(log, probe_seconds),
+            search_estimate=estimate_search(log, probe_seconds)
+            if spec is not None
+            else model.search_seconds,
             wall_seconds=time.perf_counter() - started,
         )
         shutil.rmtree(
@@ -277,6 +295,28 @@ class TransferAutoML:
         outcome = self._outcome(entry, [*log, entry], restored=False)
         self._tell("task_finished", outcome)
         return outcome
+
+    def search(self, task: Task) -> "FittedModel":
+        """Search a model for the task alone and train it: what `fit` does where nothing is reused.
+
+        Nothing is decided or logged, but the trainings are remembered. This is the baseline that
+        sharing is compared with.
+
+        Raises
+        ------
+        SearchError
+            If the search found nothing.
+        """
+        found = self.searcher.search(
+            task,
+            budget=self.budget,
+            engine=self.engine,
+            callback=lambda progress: self._tell("search_progress", task, progress),
+        )
+        trained = [int(record.epochs) for record in found.history if record.spec == found.spec]
+        return self._train(
+            task, found.spec, done=max(trained, default=1), search_seconds=found.seconds
+        )
 
     @cached_property
     def suite(self) -> ProbeSuite:
@@ -325,15 +365,9 @@ class TransferAutoML:
             grouper.learn_one(entry.trials, entry.decision)
         return grouper
 
-    def _search(self, task: Task) -> SearchResult:
-        return self.searcher.search(
-            task,
-            budget=self.budget,
-            engine=self.engine,
-            callback=lambda progress: self._tell("search_progress", task, progress),
-        )
-
-    def _train(self, task: Task, spec: ModelSpec, done: int = 1) -> "_FinalTraining":
+    def _train(
+        self, task: Task, spec: ModelSpec, *, done: int = 1, search_seconds: float = 0.0
+    ) -> "FittedModel":
         """Train the spec for the full budget, epoch by epoch, so that a kill costs one epoch.
 
         A search has trained its winner already: its checkpoint after `done` epochs is there, and
@@ -359,8 +393,9 @@ class TransferAutoML:
             raise EngineError(
                 "expected a test score of the last epoch: an engine must run every job"
             )
-        self.store.keep_model(task.fingerprint, job.checkpoint)
-        return _FinalTraining(result.score, result.test_score, seconds)
+        return FittedModel(
+            spec, result.score, result.test_score, search_seconds, seconds, job.checkpoint
+        )
 
     def _outcome(self, entry: LogEntry, log: list[LogEntry], *, restored: bool) -> Outcome:
         sentence = explain(entry.decision, log[: entry.position], entry.name)
@@ -369,13 +404,6 @@ class TransferAutoML:
     def _tell(self, hook: str, *arguments: object) -> None:
         for callbacks in self.callbacks:
             getattr(callbacks, hook)(*arguments)
-
-
-@dataclass(frozen=True)
-class _FinalTraining:
-    score: float
-    test_score: float
-    seconds: float
 
 
 def estimate_search(log: Sequence[LogEntry], probe_seconds: float) -> float:
