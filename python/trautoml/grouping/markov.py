@@ -90,7 +90,6 @@ class MarkovGrouper(Grouper):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 1000,
         gamma: float = 0.2,
         alpha: float = 0.005,
