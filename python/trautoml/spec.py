@@ -57,7 +57,7 @@ class Hyperparameters:
     Raises
     ------
     SpecError
-        If a value lies outside its range.
+        If a value is not a number or lies outside its range.
     """
 
     learning_rate: float
@@ -67,17 +67,30 @@ class Hyperparameters:
     init_sd: float
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            try:
+                number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+            except (TypeError, ValueError, OverflowError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise SpecError(f"{field.name}: expected a finite number, got {value!r}")
+            # One type per field, so that equal values give equal JSON: 1 and 1.0, or NumPy's.
+            object.__setattr__(self, field.name, number)
         valid = {
-            "learning_rate": self.learning_rate > 0,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "batch_size": self.batch_size >= 1 and self.batch_size == int(self.batch_size),
-            "init_sd": self.init_sd > 0,
+            "learning_rate": ("above 0", self.learning_rate > 0),
+            "momentum": ("in [0, 1)", 0 <= self.momentum < 1),
+            "weight_decay": ("of at least 0", self.weight_decay >= 0),
+            "batch_size": (
+                "whole and of at least 1",
+                self.batch_size >= 1 and self.batch_size == int(self.batch_size),
+            ),
+            "init_sd": ("above 0", self.init_sd > 0),
         }
-        for name, ok in valid.items():
-            value = getattr(self, name)
-            if not (ok and math.isfinite(value)):
-                raise SpecError(f"{name} = {value!r} is out of range; see Hyperparameters")
+        for name, (wanted, ok) in valid.items():
+            if not ok:
+                raise SpecError(f"{name}: expected a number {wanted}, got {getattr(self, name)!r}")
+        object.__setattr__(self, "batch_size", int(self.batch_size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +102,14 @@ class ModelSpec:
     architecture : str
         Name of a registered architecture, for example ``"chain"``.
     structure : Mapping
-        What that architecture's builder reads; JSON values only.
+        What that architecture's builder reads; JSON values only. It is copied.
     hyper : Hyperparameters
         How to train it.
 
     Raises
     ------
     SpecError
-        If `structure` is not JSON.
+        If `structure` is not a mapping of JSON values.
     """
 
     architecture: str
@@ -104,10 +117,14 @@ class ModelSpec:
     hyper: Hyperparameters
 
     def __post_init__(self) -> None:
+        if not isinstance(self.structure, Mapping):
+            raise SpecError(f"the structure of a spec must be a mapping, got {self.structure!r}")
         try:
-            json.dumps(self.structure, allow_nan=False)
-        except (TypeError, ValueError) as error:
+            text = json.dumps(dict(self.structure), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
             raise SpecError(f"the structure of a spec must be JSON: {error}") from error
+        # A copy: what the caller does to the original must not change a spec or its digest.
+        object.__setattr__(self, "structure", json.loads(text))
 
     def to_json(self) -> str:
         """Canonical JSON: equal specs give equal text."""
@@ -129,12 +146,15 @@ class ModelSpec:
         """
         try:
             data = json.loads(text)
+            architecture = data["architecture"]
+            if not isinstance(architecture, str):
+                raise SpecError(f"architecture: expected a name, got {architecture!r}")
             return cls(
-                architecture=str(data["architecture"]),
-                structure=dict(data["structure"]),
+                architecture=architecture,
+                structure=data["structure"],
                 hyper=Hyperparameters(**data["hyper"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             if isinstance(error, SpecError):
                 raise
             raise SpecError(
@@ -158,7 +178,7 @@ class ModelSpec:
         Raises
         ------
         SpecError
-            If no architecture of that name is registered.
+            If no architecture of that name is registered, or it can't be built from the structure.
         """
         import trautoml.networks  # noqa: F401 - registers the architectures that ship
 

@@ -5,11 +5,14 @@ from typing import Any
 
 from torch import nn
 
+from trautoml.errors import SpecError
 from trautoml.spec import register_architecture
 
 # A map is averaged down to at most this side before the dense layers, so that their size does
 # not grow with the image.
 _DENSE_SIDE = 4
+
+_LAYER = ("kernel", "channels", "stride", "pool_kernel", "pool_stride")
 
 # The default of 0.1 leaves the running statistics far behind after the dozen steps of a probe.
 _BATCH_NORM_MOMENTUM = 0.3
@@ -37,15 +40,21 @@ def build_chain(
     torch.nn.Sequential
         ``(N, C, H, W)`` float to logits ``(N, n_classes)``.
 
+    Raises
+    ------
+    SpecError
+        If the structure is not as described.
+
     Notes
     -----
     A stride or a pooling that would take a side below 2 is left out, so every structure builds
     for every image from 8×8.
     """
+    _check(structure)
     height, width, channels = image_shape
     modules: list[nn.Module] = []
     for layer in structure["layers"]:
-        stride = layer["stride"] if min(height, width) >= 2 * layer["stride"] else 1
+        stride = layer["stride"] if -(-min(height, width) // layer["stride"]) >= 2 else 1
         modules.append(
             nn.Conv2d(
                 channels,
@@ -62,10 +71,11 @@ def build_chain(
             modules.append(nn.BatchNorm2d(channels, momentum=_BATCH_NORM_MOMENTUM))
         modules.append(nn.ReLU(inplace=True))
         kernel, stride = layer["pool_kernel"], layer["pool_stride"]
-        if kernel > 1 and min(height, width) >= 2 * stride and min(height, width) >= kernel:
-            padding = (kernel - 1) // 2
+        padding = (kernel - 1) // 2
+        pooled = [(s + 2 * padding - kernel) // stride + 1 for s in (height, width)]
+        if kernel > 1 and min(pooled) >= 2:
             modules.append(nn.MaxPool2d(kernel, stride, padding))
-            height, width = ((s + 2 * padding - kernel) // stride + 1 for s in (height, width))
+            height, width = pooled
     side = min(height, _DENSE_SIDE), min(width, _DENSE_SIDE)
     modules += [nn.AdaptiveAvgPool2d(side), nn.Flatten()]
     features = channels * side[0] * side[1]
@@ -74,3 +84,18 @@ def build_chain(
         features = units
     modules.append(nn.Linear(features, n_classes))
     return nn.Sequential(*modules)
+
+
+def _check(structure: Mapping[str, Any]) -> None:
+    layers, dense = structure.get("layers"), structure.get("dense")
+    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+        raise SpecError(f"layers: expected a list of objects with {_LAYER}, got {layers!r}")
+    if not isinstance(dense, list):
+        raise SpecError(f"dense: expected a list of widths, got {dense!r}")
+    if not isinstance(structure.get("batch_norm"), bool):
+        raise SpecError(f"batch_norm: expected true or false, got {structure.get('batch_norm')!r}")
+    sizes = [(name, layer.get(name)) for layer in layers for name in _LAYER]
+    for name, size in [*sizes, *(("dense", units) for units in dense)]:
+        if not isinstance(size, int) or size < 1 or (name == "kernel" and size % 2 == 0):
+            odd = "an odd" if name == "kernel" else "a"
+            raise SpecError(f"{name}: expected {odd} whole number of at least 1, got {size!r}")
