@@ -46,7 +46,7 @@ def report(log: list[LogEntry], alone: list[Standalone], budget: SearchBudget) -
         "# Fourteen tasks, one order, Hyperband",
         "",
         (
-            f"Command: `python bench/paper/stream.py`. {datetime.now(timezone.utc).date().isoformat()}, "
+            f"Command: `python bench/paper/stream.py`. {datetime.now(timezone.utc):%Y-%m-%d}, "
             f"{processor()}, {os.cpu_count()} cores, two workers of one thread."
         ),
         "",
@@ -58,8 +58,8 @@ def report(log: list[LogEntry], alone: list[Standalone], budget: SearchBudget) -
         ),
         "",
         (
-            "| task | decision | group | posterior | p | probes | search | training | estimate | alone "
-            "| test acc. | alone |"
+            "| task | decision | group | posterior | p | probes | search | training | estimate "
+            "| alone | test acc. | alone |"
         ),
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
