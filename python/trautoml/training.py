@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
@@ -26,6 +27,9 @@ from trautoml.task import Task
 
 _EVALUATION_FLOATS = 2**21
 """Input floats of one evaluation batch: bounds the memory that evaluation needs."""
+
+_RANDOM_STATE = threading.Lock()
+"""Held while torch's global random state is borrowed: trainings may run in several threads."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,12 @@ class TrainingResult:
     test_score : float or None
         Test accuracy, where it was asked for.
     epochs : float
-        Epochs trained in all; below what was asked for only if the time ran out.
+        Epochs trained in all; below what was asked for only if the time ran out, or if an earlier
+        piece of the training diverged: nothing is trained after that.
     seconds : float
         Time of this piece of training and its evaluation, on one worker.
     diverged : bool
-        Whether the loss or the outputs became infinite or NaN.
+        Whether the loss or the outputs on validation images became infinite or NaN.
     """
 
     score: float
@@ -100,7 +105,8 @@ class TrainingJob:
         """Name of the result: a hash of everything that determines it."""
         schedule = self.schedule_epochs or self.epochs
         content = [self.task.fingerprint, self.spec.to_json(), float(self.epochs), float(schedule)]
-        content += [self.seconds, self.seed, self.max_val, self.test]
+        seconds = None if self.seconds is None else float(self.seconds)
+        content += [seconds, self.seed, self.max_val, self.test]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
@@ -118,6 +124,7 @@ class TrainingJob:
             self.epochs, schedule_epochs=self.schedule_epochs or self.epochs, seconds=self.seconds
         )
         score = trainer.evaluate("val", self.max_val)
+        diverged = trainer.diverged
         test_score = trainer.evaluate("test") if self.test else None
         if self.checkpoint is not None:
             trainer.save(self.checkpoint)
@@ -126,7 +133,7 @@ class TrainingJob:
             test_score=test_score,
             epochs=trainer.epochs,
             seconds=time.perf_counter() - started,
-            diverged=trainer.diverged,
+            diverged=diverged,
         )
 
 
@@ -142,7 +149,7 @@ def resumable_job(
     test: bool = False,
 ) -> TrainingJob:
     """Make a job that goes on from where the last one of the same training stopped."""
-    name = f"{spec.digest}-{seed}-{schedule_epochs:g}.safetensors"
+    name = f"{spec.digest}-{seed}-{float(schedule_epochs)!r}.safetensors"
     return TrainingJob(
         task,
         spec,
@@ -178,6 +185,8 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, spec: ModelSpec, image_shape: tuple[int, int, int], n_classes: int) -> None:
         super().__init__()
+        self.image_shape = image_shape
+        self.n_classes = n_classes
         self.network = spec.build(image_shape, n_classes)
         channels = (1, image_shape[2], 1, 1)
         self.register_buffer("mean", torch.zeros(channels))
@@ -192,7 +201,20 @@ class ImageClassifier(nn.Module):
 
     @torch.inference_mode()
     def predict_proba(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Class probabilities ``(N, n_classes)`` of uint8 images ``(N, H, W, C)``."""
+        """Class probabilities ``(N, n_classes)`` of uint8 images ``(N, H, W, C)``.
+
+        Raises
+        ------
+        InputError
+            If the images are of another type or shape than those of the task.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            raise InputError(
+                f"expected uint8 images (N, {', '.join(map(str, self.image_shape))}), "
+                f"got {images.dtype} {images.shape}; bring them to the form of the task's images"
+            )
+        if len(images) == 0:
+            return np.empty((0, self.n_classes), np.float32)
         self.eval()
         device = self.mean.device
         batch = _evaluation_batch(images.shape[1:])
@@ -224,15 +246,15 @@ class Trainer:
         self._device = self._data.device
         self._hyper = spec.hyper
         self._seed = seed
-        self.diverged = False
+        self._loss_diverged = self._outputs_diverged = False
         self._step = 0
         n_train = len(self._data.labels["train"])
         self._batch = min(spec.hyper.batch_size, n_train)
         # A last, smaller batch is left out: batch normalisation fails on a batch of one.
         self._steps_per_epoch = n_train // self._batch
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with _RANDOM_STATE, torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed reseeds CUDA too
             classifier = ImageClassifier(spec, task.image_shape, task.n_classes)
             _draw_weights(classifier, spec.hyper.init_sd)
         classifier.mean.copy_(self._data.mean)
@@ -253,25 +275,38 @@ class Trainer:
         """Epochs done."""
         return self._step / self._steps_per_epoch
 
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss, or an output in an evaluation since, became infinite or NaN."""
+        return self._loss_diverged or self._outputs_diverged
+
     def train(self, epochs: float, *, schedule_epochs: float, seconds: float | None = None) -> None:
-        """Train on until `epochs` are done in all, or until `seconds` have passed."""
-        if not (epochs > 0 and schedule_epochs >= epochs):
+        """Train on until `epochs` are done in all, or until `seconds` have passed.
+
+        Raises
+        ------
+        InputError
+            Unless 0 < `epochs` <= `schedule_epochs` < infinity.
+        """
+        if not 0 < epochs <= schedule_epochs < math.inf:
             raise InputError(
-                f"expected 0 < epochs <= schedule_epochs, got {epochs} and {schedule_epochs}"
+                "expected 0 < epochs <= schedule_epochs < infinity, "
+                f"got {epochs} and {schedule_epochs}"
             )
         deadline = math.inf if seconds is None else time.perf_counter() + seconds
         last, schedule = self._last_step(epochs), self._last_step(schedule_epochs)
         finite = torch.ones((), dtype=torch.bool, device=self._device)
         self.classifier.train()
         with one_thread(self._device):
-            while not self.diverged and self._step < last and time.perf_counter() < deadline:
+            while not self._loss_diverged and self._step < last and time.perf_counter() < deadline:
                 for group in self._optimizer.param_groups:
                     cosine = math.cos(math.pi * self._step / schedule)
                     group["lr"] = self._hyper.learning_rate * 0.5 * (1 + cosine)
                 # Gathered on the device; read once at the end, so CUDA never waits for the host.
                 finite &= torch.isfinite(self._train_step())
                 self._step += 1
-        self.diverged = self.diverged or not bool(finite)
+                self._outputs_diverged = False
+        self._loss_diverged = self._loss_diverged or not bool(finite)
 
     def _last_step(self, epochs: float) -> int:
         return max(1, round(epochs * self._steps_per_epoch))
@@ -295,7 +330,18 @@ class Trainer:
         return self._rows
 
     def evaluate(self, split: str, at_most: int | None = None) -> float:
-        """Accuracy on ``"val"`` or ``"test"``; the chance level if the training diverged."""
+        """Accuracy on ``"val"`` or ``"test"``; the chance level if the training diverged.
+
+        It doesn't change the training: outputs that overflow here make `diverged` true until
+        the next step.
+
+        Raises
+        ------
+        InputError
+            If `at_most` is below 1.
+        """
+        if at_most is not None and at_most < 1:
+            raise InputError(f"expected to evaluate at least 1 image, got at most {at_most}")
         images, labels = self._data.images[split], self._data.labels[split]
         if at_most is not None and len(labels) > at_most:
             chosen = np.random.default_rng(0).choice(len(labels), at_most, replace=False)
@@ -313,7 +359,7 @@ class Trainer:
                 correct += (logits.argmax(1) == labels[i : i + batch]).sum()
                 finite &= torch.isfinite(logits).all()
         if not bool(finite):
-            self.diverged = True
+            self._outputs_diverged = True
             return self._data.chance
         return int(correct) / len(labels)
 
@@ -324,23 +370,25 @@ class Trainer:
             buffer = self._optimizer.state[parameter].get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{index}"] = buffer.contiguous()
-        position = {"step": str(self._step), "diverged": str(int(self.diverged))}
+        position = {"step": str(self._step), "diverged": str(int(self._loss_diverged))}
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
         save_file(tensors, partial, metadata=position)
         partial.replace(file)
 
     def load(self, file: Path, *, at_most: float) -> bool:
-        """Go on from a checkpoint, if there is one that is not past `at_most` epochs.
+        """Go on from a checkpoint, if there is a whole one that is not past `at_most` epochs.
 
         Returns
         -------
         bool
             Whether the checkpoint was taken; if not, nothing has changed.
         """
-        if not file.is_file():
+        try:
+            opened = safe_open(file, framework="pt")
+        except (FileNotFoundError, SafetensorError):  # none, or damaged: train from the start
             return False
-        with safe_open(file, framework="pt") as stored:
+        with opened as stored:
             if int(stored.metadata()["step"]) > self._last_step(at_most):
                 return False
             names = set(stored.keys())
@@ -352,7 +400,8 @@ class Trainer:
                     buffer.copy_(stored.get_tensor(f"momentum.{index}"))
                     self._optimizer.state[parameter]["momentum_buffer"] = buffer
             self._step = int(stored.metadata()["step"])
-            self.diverged = stored.metadata()["diverged"] == "1"
+            self._loss_diverged = stored.metadata()["diverged"] == "1"
+            self._outputs_diverged = False
         return True
 
 
@@ -360,7 +409,8 @@ def load_classifier(
     file: Path, spec: ModelSpec, image_shape: tuple[int, int, int], n_classes: int
 ) -> ImageClassifier:
     """Read the classifier that `Trainer.save` left, on the CPU and in evaluation mode."""
-    classifier = ImageClassifier(spec, image_shape, n_classes)
+    with _RANDOM_STATE, torch.random.fork_rng(devices=[]):
+        classifier = ImageClassifier(spec, image_shape, n_classes)
     with safe_open(file, framework="pt") as stored:
         classifier.load_state_dict(
             {name: stored.get_tensor(f"model.{name}") for name in classifier.state_dict()}
@@ -382,8 +432,14 @@ def resolve_device(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise InputError(f'expected device "auto", "cpu" or "cuda[:N]", got {device!r}') from error
+    if found.type not in {"cpu", "cuda"}:
+        raise InputError(f'expected device "auto", "cpu" or "cuda[:N]", got {device!r}')
     if found.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f'device {device!r} was asked for, but torch sees no CUDA; use "cpu"')
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device!r} was asked for, but torch sees only {torch.cuda.device_count()}"
+        )
     return found
 
 
