@@ -15,7 +15,7 @@ import numpy as np
 from trautoml.callbacks import Callbacks
 from trautoml.demo_tasks import digits
 from trautoml.engine import Engine, make_engine
-from trautoml.errors import EngineError, InputError
+from trautoml.errors import EngineError, InputError, StoreError
 from trautoml.explain import explain
 from trautoml.grouping import Decision, MarkovGrouper
 from trautoml.probes import Measurement, ProbeSuite, pilot
@@ -139,8 +139,19 @@ class Outcome:
 
     @cached_property
     def model(self) -> ImageClassifier:
-        """The trained model, on the CPU."""
+        """The trained model, on the CPU.
+
+        Raises
+        ------
+        StoreError
+            If its file has gone.
+        """
         entry = self.entry
+        if not self.model_file.is_file():
+            raise StoreError(
+                f"the weights of {entry.name} are not at {self.model_file}: put the file back, or "
+                "train the spec again"
+            )
         return load_classifier(
             self.model_file, entry.spec, entry.image_shape, len(entry.class_names)
         )
@@ -222,8 +233,14 @@ class TransferAutoML:
         device: str = "auto",
         callbacks: Sequence[Callbacks] = (),
     ) -> None:
+        self._owns_store = not isinstance(store, Store)
         self.store = store if isinstance(store, Store) else Store(store)
-        self.settings = _agreed_settings(self.store, settings)
+        try:
+            self.settings = _agreed_settings(self.store, settings)
+        except BaseException:
+            if self._owns_store:
+                self.store.close()
+            raise
         self.budget = budget or SearchBudget()
         self.policy = policy or PaperPolicy()
         self.device = device
@@ -258,6 +275,7 @@ class TransferAutoML:
         log = self.store.log()
         for entry in log:
             if entry.fingerprint == task.fingerprint:
+                self._forget_checkpoints(task)  # of a run that was killed before it could
                 outcome = self._outcome(entry, log, restored=True)
                 self._tell("task_finished", outcome)
                 return outcome
@@ -289,9 +307,7 @@ class TransferAutoML:
             else model.search_seconds,
             wall_seconds=time.perf_counter() - started,
         )
-        shutil.rmtree(
-            checkpoint_folder(self.engine.workspace, task.fingerprint), ignore_errors=True
-        )
+        self._forget_checkpoints(task)
         outcome = self._outcome(entry, [*log, entry], restored=False)
         self._tell("task_finished", outcome)
         return outcome
@@ -315,7 +331,7 @@ class TransferAutoML:
         )
         trained = [int(record.epochs) for record in found.history if record.spec == found.spec]
         return self._train(
-            task, found.spec, done=max(trained, default=1), search_seconds=found.seconds
+            task, found.spec, done=max(trained, default=0), search_seconds=found.seconds
         )
 
     @cached_property
@@ -324,6 +340,7 @@ class TransferAutoML:
         stored = self.store.setting("suite")
         if stored is not None:
             return ProbeSuite.from_json(stored)
+        _log.info("a new store: %d probes are drawn and tried out", self.settings.probes)
         space, seed = ChainSpace(), self.settings.seed
         sampled = ProbeSuite.sample(
             self.settings.probes, seed=seed, space=space, images=self.settings.probe_images
@@ -335,9 +352,11 @@ class TransferAutoML:
         return suite
 
     def close(self) -> None:
-        """Stop the workers, unless the engine was given."""
+        """Stop the workers and close the store, each unless it was given."""
         if self._owns_engine:
             self._inner.close()
+        if self._owns_store:
+            self.store.close()
 
     def __enter__(self) -> "TransferAutoML":
         return self
@@ -366,7 +385,7 @@ class TransferAutoML:
         return grouper
 
     def _train(
-        self, task: Task, spec: ModelSpec, *, done: int = 1, search_seconds: float = 0.0
+        self, task: Task, spec: ModelSpec, *, done: int = 0, search_seconds: float = 0.0
     ) -> "FittedModel":
         """Train the spec for the full budget, epoch by epoch, so that a kill costs one epoch.
 
@@ -375,7 +394,7 @@ class TransferAutoML:
         """
         shared = self.engine.share(task)
         epochs, seconds = self.budget.epochs, 0.0
-        for epoch in range(min(done, epochs), epochs + 1):
+        for epoch in range(min(done + 1, epochs), epochs + 1):
             job = resumable_job(
                 self.engine.workspace,
                 shared,
@@ -393,9 +412,17 @@ class TransferAutoML:
             raise EngineError(
                 "expected a test score of the last epoch: an engine must run every job"
             )
+        if result.diverged:
+            _log.warning(
+                "the model of %s diverged in its training: it does no better than chance", task.name
+            )
         return FittedModel(
             spec, result.score, result.test_score, search_seconds, seconds, job.checkpoint
         )
+
+    def _forget_checkpoints(self, task: Task) -> None:
+        folder = checkpoint_folder(self.engine.workspace, task.fingerprint)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _outcome(self, entry: LogEntry, log: list[LogEntry], *, restored: bool) -> Outcome:
         sentence = explain(entry.decision, log[: entry.position], entry.name)
@@ -424,7 +451,11 @@ def estimate_search(log: Sequence[LogEntry], probe_seconds: float) -> float:
     float
         The mean over the searched tasks; 0 if there is none.
     """
-    ratios = [entry.search_estimate / entry.seconds["probes"] for entry in log if entry.searched]
+    ratios = [
+        entry.search_estimate / entry.seconds["probes"]
+        for entry in log
+        if entry.searched and entry.seconds["probes"] > 0
+    ]
     return probe_seconds * float(np.mean(ratios)) if ratios else 0.0
 
 
@@ -450,7 +481,7 @@ def _agreed_settings(store: Store, wanted: Settings | None) -> Settings:
         store.add_setting("settings", asdict(settings))
         return settings
     if wanted is not None and wanted != settings:
-        old, new = asdict(settings), asdict(wanted)
+        old, new = _flat(settings), _flat(wanted)
         differences = ", ".join(
             f"{name}: {old[name]} in the store, {new[name]} wanted"
             for name in old
@@ -461,3 +492,8 @@ def _agreed_settings(store: Store, wanted: Settings | None) -> Settings:
             "compare under equal settings: leave the settings out, or start another store"
         )
     return settings
+
+
+def _flat(settings: Settings) -> dict[str, Any]:
+    values = asdict(settings)
+    return {**values, **values.pop("grouping")}

@@ -1,13 +1,16 @@
 """The command line: ``trautoml demo``, ``run`` and ``show``."""
 
+import io
 import json
 import logging
+import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +18,7 @@ from rich.logging import RichHandler
 
 from trautoml import __version__
 from trautoml.errors import InputError, TrautomlError
+from trautoml.plain import plain
 
 if TYPE_CHECKING:
     from trautoml.automl import Settings
@@ -27,11 +31,16 @@ app = typer.Typer(
     name="trautoml",
     help="Transferable AutoML for image classification: reuse a model where an earlier dataset "
     "was of the same kind, search where none was.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for an unknown option and the like; its module has no lasting name."""
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; typer returns it too."""
 
 UNLIMITED_TRIALS = 10**6
 """With a budget in time, the time is what ends a search."""
@@ -58,6 +67,7 @@ EpochsOption = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.")
     ] = False,
@@ -65,6 +75,8 @@ def _root(
     if version:
         print(__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -117,12 +129,17 @@ def run(
 ) -> None:
     """Give each task a model, in the order given: reused if it can be, searched if it must be."""
     from trautoml.task import load_task
+    from trautoml.training import resolve_device
 
     settings = {"seed": seed, "probes": probes, "trials": trials, "alpha": alpha}
     wanted = {name: value for name, value in settings.items() if value is not None}
-    # All are read before the first is worked on: a typing error in the last must not cost hours.
-    loaded = [load_task(task, data_root=data, image_size=image_size) for task in tasks]
-    _fit_all(loaded, store, _budget(budget, epochs), wanted, workers, device)
+    # All is read before the first task is worked on: a typing error in the last must not cost
+    # hours, nor leave a store that was made with the wrong settings.
+    chosen = _budget(budget, epochs)
+    resolve_device(device)
+    with _plain_warnings():
+        loaded = [load_task(task, data_root=data, image_size=image_size) for task in tasks]
+    _fit_all(loaded, store, chosen, wanted, workers, device)
 
 
 @app.command()
@@ -144,21 +161,39 @@ def show(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; the exit code is 2 for the user's mistakes, 1 for other errors."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # names of tasks may not fit the terminal's code
     try:
-        app(args=arguments, standalone_mode=True)
-    except InputError as error:
-        _complain(error)
-        sys.exit(2)
+        code = app(args=arguments, standalone_mode=False)
+    except (InputError, _UsageError) as error:
+        _leave(2, f"error: {error}")
     except TrautomlError as error:
-        _complain(error)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to go on from here", file=sys.stderr)
-        sys.exit(130)
+        _leave(1, f"error: {error}")
+    except OSError as error:
+        _leave(1, f"error: {error.filename or 'the system'}: {error.strerror or error}")
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        print(file=sys.stderr)
+        _leave(code, "interrupted: run the same command again to go on from here")
+    sys.exit(code)
 
 
-def _complain(error: Exception) -> None:
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+def _leave(code: int, message: str) -> NoReturn:
+    print(plain(message), file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def _plain_warnings() -> "Iterator[None]":
+    """Show a warning, such as the one about images that can't be read, in one line."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(plain(f"warning: {message}"), file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _fit_all(
@@ -210,7 +245,7 @@ def _budget(budget: str | None, epochs: int | None) -> "SearchBudget":
     from trautoml.search import SearchBudget
 
     chosen = SearchBudget()
-    if budget is not None and budget.strip().isdigit():
+    if budget is not None and re.fullmatch(r"\s*[0-9]{1,9}\s*", budget):
         chosen = SearchBudget(trials=int(budget))
     elif budget is not None:
         chosen = SearchBudget(trials=UNLIMITED_TRIALS, seconds=parse_duration(budget))
@@ -227,7 +262,9 @@ def _observed(console: Console) -> "Iterator[Callbacks]":
     from trautoml.progress import LiveCallbacks, LogCallbacks
 
     handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
+    handler.setFormatter(_PlainFormatter())
     logger = logging.getLogger("trautoml")
+    level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     try:
@@ -238,6 +275,13 @@ def _observed(console: Console) -> "Iterator[Callbacks]":
             yield LogCallbacks(console)
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Format on one line: a message may hold the name of a file."""
+        return plain(super().format(record))
 
 
 if __name__ == "__main__":

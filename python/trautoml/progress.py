@@ -17,6 +17,7 @@ from trautoml.automl import Outcome
 from trautoml.callbacks import Callbacks
 from trautoml.duration import duration
 from trautoml.grouping import Decision
+from trautoml.plain import plain
 from trautoml.search import SearchProgress
 from trautoml.task import Task
 
@@ -31,8 +32,9 @@ class _Report(Callbacks):
         self.console = console
 
     def say(self, text: str) -> None:
-        """Print a line; names of tasks may contain brackets, so no markup is read."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print a line; names of tasks may contain anything, so no markup is read."""
+        indent = "  " if text.startswith("  ") else ""
+        self.console.print(indent + plain(text), markup=False, highlight=False, soft_wrap=True)
 
     def task_started(self, task: Task) -> None:
         height, width, channels = task.image_shape
@@ -118,7 +120,12 @@ class LiveCallbacks(_Report):
 
     def search_progress(self, task: Task, progress: SearchProgress) -> None:
         note = f"best {progress.best.score:.3f}"
-        self._show(f"{task.name}: search", progress.finished, progress.allowed, note)
+        if progress.allowed_seconds is None:
+            self._show(f"{task.name}: search", progress.finished, progress.allowed, note)
+        else:
+            done, total = round(progress.seconds), round(progress.allowed_seconds)
+            note = f"seconds, {progress.finished} candidates, {note}"
+            self._show(f"{task.name}: search", min(done, total), total, note)
 
     def training_progress(self, task: Task, epoch: int, epochs: int, score: float) -> None:
         self._show(f"{task.name}: training", epoch, epochs, f"accuracy {score:.3f}")
@@ -127,7 +134,8 @@ class LiveCallbacks(_Report):
         self._end()
         super().task_finished(outcome)
 
-    def _show(self, description: str, done: int, total: int, note: str) -> None:
+    def _show(self, text: str, done: int, total: int, note: str) -> None:
+        description = plain(text)
         if self._phase is None or self._phase[0] != description:
             self._end()
             self._phase = description, self._progress.add_task(description, total=total, note=note)
@@ -140,10 +148,11 @@ class LiveCallbacks(_Report):
 
 
 def _search_text(progress: SearchProgress) -> str:
-    return (
-        f"search: {progress.finished} of {progress.allowed} candidates done, best validation "
-        f"accuracy {progress.best.score:.3f}"
-    )
+    done = f"{progress.finished} of {progress.allowed} candidates done"
+    if progress.allowed_seconds is not None:
+        spent, allowed = duration(progress.seconds), duration(progress.allowed_seconds)
+        done = f"{progress.finished} candidates done, {spent} of {allowed} of worker time"
+    return f"search: {done}, best validation accuracy {progress.best.score:.3f}"
 
 
 def _saving(outcome: Outcome) -> str:

@@ -227,7 +227,8 @@ class Store:
         with self._guard(), self._database.connect() as connection:
             query = select(_settings.c.value).where(_settings.c.name == name)
             value = connection.execute(query).scalar()
-        return None if value is None else json.loads(value)
+        with self._readable():
+            return None if value is None else json.loads(value)
 
     def add_setting(self, name: str, value: Any) -> None:
         """Fix a setting for the life of the store; `value` is JSON."""
@@ -279,7 +280,8 @@ class Store:
                 connection.execute(
                     insert(_tasks).values(
                         fingerprint=task.fingerprint,
-                        name=task.name,
+                        # A file's name may hold bytes that are no text, which no database takes.
+                        name=task.name.encode("utf-8", "replace").decode("utf-8"),
                         n_train=task.n_train,
                         image_shape=json.dumps(task.image_shape),
                         class_names=json.dumps(task.class_names),
@@ -317,7 +319,7 @@ class Store:
             .select_from(joined)
             .order_by(_outcomes.c.position)
         )
-        with self._guard(), self._database.connect() as connection:
+        with self._guard(), self._readable(), self._database.connect() as connection:
             return [_entry(row) for row in connection.execute(query)]
 
     def model_file(self, fingerprint: str) -> Path:
@@ -325,12 +327,24 @@ class Store:
         return self.folder / "models" / f"{fingerprint}.safetensors"
 
     def keep_model(self, fingerprint: str, checkpoint: Path) -> None:
-        """Copy a finished checkpoint to the models, all or nothing."""
+        """Copy a finished checkpoint to the models, all or nothing.
+
+        Raises
+        ------
+        StoreError
+            If the file can't be written.
+        """
         file = self.model_file(fingerprint)
-        file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        shutil.copyfile(checkpoint, partial)
-        partial.replace(file)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint, partial)
+            partial.replace(file)
+        except OSError as error:
+            raise StoreError(
+                f"can't write the model {file}: {error.strerror}; make room or mend the "
+                "permissions, then run again to go on"
+            ) from error
 
     @staticmethod
     def _missing(connection: Any, condition: Any) -> bool:
@@ -345,6 +359,16 @@ class Store:
             raise StoreError(
                 f"the store {self.url} can't be read or written ({reason}): check that the file "
                 "is a trautoml store, that its folder is writable and that the disk is not full"
+            ) from error
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"the store {self.url} holds a damaged record ({error}): restore it from a backup, "
+                "or start a new store"
             ) from error
 
 

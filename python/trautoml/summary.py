@@ -11,6 +11,7 @@ from rich.text import Text
 
 from trautoml.duration import duration
 from trautoml.explain import explain
+from trautoml.plain import plain
 from trautoml.spec import ModelSpec
 from trautoml.store import LogEntry
 
@@ -55,16 +56,18 @@ def summarise(log: Sequence[LogEntry]) -> dict[str, Any]:
 def print_summary(log: Sequence[LogEntry], console: Console, folder: str) -> None:
     """Print the table of decisions, the groups and the time saved."""
     if not log:
-        console.print(f"The store {folder} holds no fitted task yet.", markup=False)
+        text = f"The store {plain(folder)} holds no fitted task yet."
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
     totals = summarise(log)["totals"]
-    share = totals["saved_seconds"] / totals["standalone_seconds"]
+    standalone = totals["standalone_seconds"]
+    share = totals["saved_seconds"] / standalone if standalone else 0.0
     lines = [
         f"{totals['tasks']} tasks, {totals['groups']} groups, {totals['searches']} searches.",
         f"Spent {duration(totals['spent_seconds'])} of worker time; searching each task would have "
-        f"cost about {duration(totals['standalone_seconds'])}: "
+        f"cost about {duration(standalone)}: "
         + (f"{share:.0%} saved." if share >= 0 else f"{-share:.0%} more was spent than saved."),
-        f"Store: {folder}",
+        f"Store: {plain(folder)}",
     ]
     console.print(
         Group(_decisions(log), Text(), _groups(log), Text(), *(Text(line) for line in lines))
@@ -107,7 +110,7 @@ def _decisions(log: Sequence[LogEntry]) -> Table:
     for entry in log:
         decision, seconds = entry.decision, entry.seconds
         table.add_row(
-            Text(entry.name),
+            Text(plain(entry.name)),
             decision.kind,
             str(decision.group),
             f"{decision.posterior:.3f}",
@@ -130,5 +133,5 @@ def _groups(log: Sequence[LogEntry]) -> Table:
     for group in summarise(log)["groups"]:
         spec = group["spec"]
         model = f"{spec['architecture']} {spec['digest']}"
-        table.add_row(str(group["group"]), Text(", ".join(group["members"])), model)
+        table.add_row(str(group["group"]), Text(plain(", ".join(group["members"]))), model)
     return table

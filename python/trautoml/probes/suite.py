@@ -120,7 +120,9 @@ class ProbeSuite:
         """
         if trials < 1:
             raise InputError(f"expected at least one trial of each probe, got {trials}")
-        engine = engine or LocalEngine()
+        if engine is None:
+            with LocalEngine() as own:
+                return self.measure(task, trials, engine=own, device=device, callback=callback)
         shared = engine.share(task)
         epochs = self.images / task.n_train
         shape = trials, len(self.probes)

@@ -72,13 +72,14 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where a search stands: candidates started and allowed, best record, seconds spent."""
+    """Where a search stands: candidates, best record, worker seconds spent and (if any) allowed."""
 
     started: int
     allowed: int
     finished: int
     best: TrialRecord
     seconds: float
+    allowed_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -229,24 +229,37 @@ class _Run:
     def _tell_progress(self, records: list[TrialRecord]) -> None:
         if self.callback is not None:
             finished = self.started - len(self.active)
-            best = max(records, key=lambda record: record.score)
-            self.callback(SearchProgress(self.started, self.allowed, finished, best, self.seconds))
+            limit = self.budget.seconds
+            self.callback(
+                SearchProgress(
+                    self.started,
+                    self.allowed,
+                    finished,
+                    best=max(records, key=lambda record: (not record.diverged, record.score)),
+                    seconds=self.seconds,
+                    allowed_seconds=None if limit is None else limit * self.engine.n_workers,
+                )
+            )
 
     def result(self) -> SearchResult:
-        """Return the best candidate of all.
+        """Return the best candidate of those that never diverged.
+
+        One that did would diverge again in the final training, which repeats what was trained.
 
         Raises
         ------
         SearchError
-            If every training diverged.
+            If every candidate diverged.
         """
-        if all(record.diverged for record in self.history):
+        diverged = {record.trial for record in self.history if record.diverged}
+        sound = [record for record in self.history if record.trial not in diverged]
+        if not sound:
             raise SearchError(
-                f"all {len(self.history)} trainings of the search on {self.task.name} diverged: "
+                f"all {len(diverged)} candidates of the search on {self.task.name} diverged: "
                 "allow more trials, or search a space with smaller learning rates",
                 list(self.history),
             )
-        best = max(self.history, key=lambda record: record.score)
+        best = max(sound, key=lambda record: record.score)
         return SearchResult(best.spec, best.score, self.seconds, tuple(self.history))
 
 
@@ -257,15 +270,9 @@ def _study(searcher: HyperbandSearcher, task: Task, budget: SearchBudget) -> Ite
     One that a killed run left is replaced: its trainings are remembered by the engine, so going
     through them again costs nothing and decides the same.
     """
+    storage = None if searcher.storage is None else _open_storage(searcher.storage)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = (
-        optuna.storages.RDBStorage(
-            searcher.storage, engine_kwargs={"connect_args": {"timeout": 60}}
-        )
-        if searcher.storage is not None
-        else None
-    )
     # The pruner assigns brackets by the study's name, so the name must be the same every time.
     name = f"hyperband {task.fingerprint[:16]}"
     try:
@@ -286,3 +293,9 @@ def _study(searcher: HyperbandSearcher, task: Task, budget: SearchBudget) -> Ite
         if storage is not None:
             storage.remove_session()
             storage.engine.dispose()
+
+
+def _open_storage(url: str) -> optuna.storages.RDBStorage:
+    # Other databases than SQLite don't know this argument, and wait for each other anyway.
+    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    return optuna.storages.RDBStorage(url, engine_kwargs=patience)

@@ -1,0 +1,146 @@
+"""Small tasks, engines and observers for the tests of everything above training."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trautoml.automl import Settings, TransferAutoML
+from trautoml.callbacks import Callbacks
+from trautoml.engine import Engine, LocalEngine, SharedTask
+from trautoml.grouping import Decision
+from trautoml.probes import ProbeSuite
+from trautoml.search import HyperbandSearcher, SearchBudget
+from trautoml.spec import Hyperparameters, ModelSpec
+from trautoml.store import Store
+from trautoml.task import Task
+from trautoml.training import TrainingJob, TrainingResult
+
+SETTINGS = Settings(probes=2, trials=4, probe_images=120)
+BUDGET = SearchBudget(trials=3, epochs=2)
+
+
+def stripes(name: str = "stripes", seed: int = 0, n: int = 60, noise: float = 60.0) -> Task:
+    """Upright, level and slanted stripes of 8 x 8 pixels; seeds differ in the draw only."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:8, :8]
+    patterns = np.stack([columns % 4 < 2, rows % 4 < 2, (rows + columns) % 4 < 2])
+    splits = {}
+    for split in ("train", "val", "test"):
+        size = n if split == "train" else n // 2
+        labels = rng.permutation(np.arange(size) % 3)
+        images = 60.0 + 130.0 * patterns[labels] + rng.normal(0, noise, (size, 8, 8))
+        images = np.clip(images, 0, 255).astype(np.uint8)[..., None]
+        splits |= {f"{split}_images": images, f"{split}_labels": labels}
+    return Task(name=name, class_names=("upright", "level", "slanted"), **splits)
+
+
+def chain(channels: int = 8, *, learning_rate: float = 0.1) -> ModelSpec:
+    """One small convolution that learns the stripes in a few epochs."""
+    layer = {"kernel": 3, "channels": channels, "stride": 1, "pool_kernel": 2, "pool_stride": 2}
+    structure = {"layers": [layer], "dense": [], "batch_norm": True}
+    return ModelSpec("chain", structure, Hyperparameters(learning_rate, 0.9, 1e-4, 16, 1.0))
+
+
+SUITE = ProbeSuite((chain(8), chain(16, learning_rate=0.02)), images=120)
+
+
+class CountingEngine(LocalEngine):
+    """Notes the key of every training that it runs."""
+
+    def __init__(self, workspace: Path | None = None) -> None:
+        super().__init__(workspace)
+        self.executed: list[str] = []
+
+    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        for index, job in enumerate(jobs):
+            result = job.run()
+            self.executed.append(job.key)
+            yield index, result
+
+
+class ScriptedEngine(Engine):
+    """Gives results by a function of spec and epochs, in an order of its own, training nothing."""
+
+    def __init__(
+        self,
+        script: Callable[[ModelSpec, float], TrainingResult],
+        *,
+        n_workers: int = 1,
+        shuffle: int | None = None,
+    ) -> None:
+        super().__init__(Path("never-written"))
+        self.n_workers = n_workers
+        self.jobs: list[TrainingJob] = []
+        self._script = script
+        self._rng = None if shuffle is None else np.random.default_rng(shuffle)
+
+    def share(self, task: Task) -> SharedTask:
+        return SharedTask(task.fingerprint, task=task)
+
+    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        order = np.arange(len(jobs)) if self._rng is None else self._rng.permutation(len(jobs))
+        for index in order.tolist():
+            self.jobs.append(jobs[index])
+            yield index, self._script(jobs[index].spec, jobs[index].epochs)
+
+
+def scored(score: float, epochs: float, *, seconds: float = 1.0, diverged: bool = False) -> Any:
+    return TrainingResult(score, None, epochs, seconds, diverged)
+
+
+class Recorder(Callbacks):
+    """Keeps every call as (hook, what it was about)."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+
+    def task_started(self, task: Task) -> None:
+        self.events.append(("task_started", task.name))
+
+    def probes_progress(self, task: Task, done: int, total: int) -> None:
+        self.events.append(("probes_progress", (done, total)))
+
+    def decided(self, task: Task, decision: Decision, sentence: str) -> None:
+        self.events.append(("decided", (decision, sentence)))
+
+    def search_progress(self, task: Task, progress: Any) -> None:
+        self.events.append(("search_progress", progress))
+
+    def training_progress(self, task: Task, epoch: int, epochs: int, score: float) -> None:
+        self.events.append(("training_progress", (epoch, epochs)))
+
+    def task_finished(self, outcome: Any) -> None:
+        self.events.append(("task_finished", outcome.entry.name))
+
+    @property
+    def hooks(self) -> list[str]:
+        """The hooks in order, repetitions left out."""
+        names = [name for name, _ in self.events]
+        return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+
+
+def make_automl(store: Store, **options: Any) -> TransferAutoML:
+    """Make a small TransferAutoML whose probes are set, on an engine that counts."""
+    if store.setting("suite") is None:
+        store.add_setting("suite", SUITE.to_json())
+    options.setdefault("settings", SETTINGS)
+    options.setdefault("budget", BUDGET)
+    options.setdefault("engine", CountingEngine(store.folder))
+    options.setdefault("searcher", HyperbandSearcher(slots=3, device="cpu"))
+    return TransferAutoML(store, device="cpu", **options)
+
+
+def cloud(x: float, y: float, seed: int, trials: int = 12) -> np.ndarray:
+    """Trials of two probes about (x, y), as a measurement might give them."""
+    return np.random.default_rng(seed).normal((x, y), 0.02, size=(trials, 2))
+
+
+CLOUDS = {
+    "first": cloud(0.50, 0.60, 0),
+    "alike": cloud(0.50, 0.60, 1),
+    "near": cloud(0.54, 0.56, 2),
+    "far": cloud(0.90, 0.20, 3),
+}
+"""A stream in which every kind of decision is taken: opened, joined, split, opened."""
