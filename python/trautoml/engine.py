@@ -1,22 +1,27 @@
 """Where work runs: in this process or on local worker processes."""
 
 import os
+import shutil
 import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
 
-from loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
+from loky.process_executor import (
+    BrokenProcessPool,
+    ProcessPoolExecutor,
+    TerminatedWorkerError,
+)
 
-from trautoml.errors import EngineError
+from trautoml.errors import EngineError, InputError
+from trautoml.spec import Builder, adopt_architectures, custom_architectures
 from trautoml.task import Task
 
 Result = TypeVar("Result")
@@ -123,7 +128,7 @@ class WorkerEngine(Engine):
 
     Two single-threaded workers use two cores far better than one process with two threads does on
     networks of this size. The workers do not import the caller's ``__main__``, so a script needs
-    no guard around its top level.
+    no guard around its top level; architectures that it has registered go along with each job.
 
     Parameters
     ----------
@@ -131,9 +136,16 @@ class WorkerEngine(Engine):
         Default: the number of processors this process may use.
     workspace : Path, optional
         See `Engine`.
+
+    Raises
+    ------
+    InputError
+        If `n_workers` is below 1.
     """
 
     def __init__(self, n_workers: int | None = None, workspace: Path | None = None) -> None:
+        if n_workers is not None and n_workers < 1:
+            raise InputError(f"expected at least 1 worker, got {n_workers}")
         super().__init__(workspace)
         self.n_workers = n_workers or _usable_processors()
         self._pool: ProcessPoolExecutor | None = None
@@ -145,20 +157,20 @@ class WorkerEngine(Engine):
             # Written beside and renamed, so that a killed run leaves no half a task behind.
             partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
             task.save(partial)
-            with suppress(OSError):  # another process was faster: its copy is the same
+            try:
                 partial.rename(folder)
+            except OSError:
+                shutil.rmtree(partial)
+                if not folder.is_dir():  # else another process was faster: its copy is the same
+                    raise
         return SharedTask(task.fingerprint, folder=folder)
 
     def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
         """Run jobs on the workers; the first of the list start first."""
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.n_workers, initializer=_start_worker, initargs=(os.getpid(),)
-            )
-        futures: dict[Future[Result], int] = {
-            self._pool.submit(_run, job): index for index, job in enumerate(jobs)
-        }
+        futures: dict[Future[Result], int] = {}
         try:
+            for index, job in enumerate(jobs):
+                futures[self._submit(job, first=index == 0)] = index
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except TerminatedWorkerError as error:
@@ -167,6 +179,12 @@ class WorkerEngine(Engine):
                 "a worker process died, most often because memory ran out; run again with fewer "
                 "workers to go on from the last finished training"
             ) from error
+        except BrokenProcessPool as error:
+            self._stop()
+            raise EngineError(
+                "a job, its result or its exception did not survive the way between processes: "
+                f"expected them to be unpickled as they were pickled. {error}"
+            ) from error
         except BaseException:
             # An error or an interrupt: nobody waits for the other jobs any more.
             self._stop()
@@ -174,6 +192,20 @@ class WorkerEngine(Engine):
         finally:
             for future in futures:
                 future.cancel()
+
+    def _submit(self, job: Job[Result], *, first: bool) -> Future[Result]:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                self.n_workers, initializer=_start_worker, initargs=(os.getpid(),)
+            )
+        try:
+            future: Future[Result] = self._pool.submit(_run, job, custom_architectures())
+        except BrokenProcessPool:
+            if not first:
+                raise
+            self._stop()  # a worker died while there was nothing to do: no work is lost
+            return self._submit(job, first=False)
+        return future
 
     def close(self) -> None:
         """Stop the workers."""
@@ -199,6 +231,11 @@ def make_engine(
         ``"auto"``, ``"cpu"`` or a CUDA device.
     workspace : Path, optional
         See `Engine`.
+
+    Raises
+    ------
+    InputError
+        If `workers` is below 0, or the device unknown or not present.
     """
     if workers is None:
         from trautoml.training import resolve_device
@@ -211,7 +248,8 @@ def _usable_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run(job: Job[Result]) -> Result:
+def _run(job: Job[Result], architectures: Mapping[str, Builder]) -> Result:
+    adopt_architectures(architectures)
     return job.run()
 
 

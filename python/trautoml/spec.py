@@ -37,6 +37,20 @@ def register_architecture(name: str) -> Callable[[Builder], Builder]:
     return add
 
 
+def custom_architectures() -> dict[str, Builder]:
+    """Give the registered builders that don't ship, so that another process can adopt them."""
+    return {
+        name: builder
+        for name, builder in _ARCHITECTURES.items()
+        if not str(getattr(builder, "__module__", "")).startswith("trautoml.")
+    }
+
+
+def adopt_architectures(builders: Mapping[str, Builder]) -> None:
+    """Register what `custom_architectures` gave in another process, in place of older ones."""
+    _ARCHITECTURES.update(builders)
+
+
 @dataclass(frozen=True)
 class Hyperparameters:
     """Everything of a model spec that is not its architecture.
