@@ -140,7 +140,7 @@ def cloud(x: float, y: float, seed: int, trials: int = 12) -> np.ndarray:
 CLOUDS = {
     "first": cloud(0.50, 0.60, 0),
     "alike": cloud(0.50, 0.60, 1),
-    "near": cloud(0.54, 0.56, 2),
+    "near": cloud(0.53, 0.57, 2),
     "far": cloud(0.90, 0.20, 3),
 }
 """A stream in which every kind of decision is taken: opened, joined, split, opened."""

@@ -496,4 +496,5 @@ def _agreed_settings(store: Store, wanted: Settings | None) -> Settings:
 
 def _flat(settings: Settings) -> dict[str, Any]:
     values = asdict(settings)
-    return {**values, **values.pop("grouping")}
+    grouping: dict[str, Any] = values.pop("grouping")
+    return values | grouping

@@ -165,8 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="replace")  # names of tasks may not fit the terminal's code
     try:
         code = app(args=arguments, standalone_mode=False)
-    except (InputError, _UsageError) as error:
+    except InputError as error:
         _leave(2, f"error: {error}")
+    except _UsageError as error:
+        _leave(2, f"error: {error.format_message()}")
     except TrautomlError as error:
         _leave(1, f"error: {error}")
     except OSError as error:

@@ -156,6 +156,6 @@ def _search_text(progress: SearchProgress) -> str:
 
 
 def _saving(outcome: Outcome) -> str:
-    if outcome.entry.searched:
+    if outcome.entry.searched or not outcome.entry.search_estimate:
         return ""
     return f"; a search would have cost about {duration(outcome.entry.search_estimate)}"

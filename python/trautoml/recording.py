@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trautoml.engine import Engine, Job, Result, SharedTask
+from trautoml.errors import EngineError
 from trautoml.store import Store
 from trautoml.task import Task
 from trautoml.training import TrainingJob
@@ -39,9 +40,16 @@ class RecordingEngine(Engine):
                 waiting.append(index)
             else:
                 yield index, known
+        done = 0
         for position, result in self._engine.run([jobs[index] for index in waiting]):
             self._keep(jobs[waiting[position]], result)
+            done += 1
             yield waiting[position], result
+        if done != len(waiting):
+            raise EngineError(
+                f"expected {len(waiting)} results of {type(self._engine).__name__}, got {done}: "
+                "an engine must run every job"
+            )
 
     def _known(self, job: Any) -> Any:
         # A final training is not done before its weights are there to be kept.

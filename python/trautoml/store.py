@@ -184,13 +184,19 @@ class Store:
             ) from error
         self.url = url or f"sqlite:///{self.folder / 'trautoml.db'}"
         self._database = _open(self.url)
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
         with self._guard():
             _metadata.create_all(self._database)
         version = self.setting("schema_version")
         if version is None:
             self.add_setting("schema_version", SCHEMA_VERSION)
         elif version != SCHEMA_VERSION:
-            self.close()
             raise StoreError(
                 f"the store {self.folder} has schema version {version}, this trautoml reads "
                 f"{SCHEMA_VERSION}: use the trautoml that wrote it, or start a new store"

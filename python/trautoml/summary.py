@@ -66,7 +66,7 @@ def print_summary(log: Sequence[LogEntry], console: Console, folder: str) -> Non
         f"{totals['tasks']} tasks, {totals['groups']} groups, {totals['searches']} searches.",
         f"Spent {duration(totals['spent_seconds'])} of worker time; searching each task would have "
         f"cost about {duration(standalone)}: "
-        + (f"{share:.0%} saved." if share >= 0 else f"{-share:.0%} more was spent than saved."),
+        + (f"{share:.0%} saved." if share >= 0 else f"{-share:.0%} more was spent than that."),
         f"Store: {plain(folder)}",
     ]
     console.print(

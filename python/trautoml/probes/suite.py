@@ -126,7 +126,7 @@ class ProbeSuite:
         shared = engine.share(task)
         epochs = self.images / task.n_train
         shape = trials, len(self.probes)
-        scores, seconds = np.empty(shape), np.empty(shape)
+        scores, seconds = np.full(shape, np.nan), np.full(shape, np.nan)
         cells = list(np.ndindex(*shape))
         jobs = [
             TrainingJob(
