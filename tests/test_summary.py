@@ -119,6 +119,7 @@ def test_the_table_shows_decisions_groups_time_and_place(store: Store) -> None:
 def test_time_lost_is_said_too(store: Store) -> None:
     add(store, "digits", search=20.0)
     text = printed(store.log())
+    assert "1 task, 1 group, 1 search." in text.splitlines()
     assert "Spent 23 s" in text
     assert "would have cost about 21 s: 10% more was spent than that." in text
 

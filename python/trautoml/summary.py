@@ -63,7 +63,10 @@ def print_summary(log: Sequence[LogEntry], console: Console, folder: str) -> Non
     standalone = totals["standalone_seconds"]
     share = totals["saved_seconds"] / standalone if standalone else 0.0
     lines = [
-        f"{totals['tasks']} tasks, {totals['groups']} groups, {totals['searches']} searches.",
+        (
+            f"{_count(totals['tasks'], 'task', 's')}, {_count(totals['groups'], 'group', 's')}, "
+            f"{_count(totals['searches'], 'search', 'es')}."
+        ),
         f"Spent {duration(totals['spent_seconds'])} of worker time; searching each task would have "
         f"cost about {duration(standalone)}: "
         + (f"{share:.0%} saved." if share >= 0 else f"{-share:.0%} more was spent than that."),
@@ -72,6 +75,10 @@ def print_summary(log: Sequence[LogEntry], console: Console, folder: str) -> Non
     console.print(
         Group(_decisions(log), Text(), _groups(log), Text(), *(Text(line) for line in lines))
     )
+
+
+def _count(number: int, word: str, plural: str) -> str:
+    return f"{number} {word}{'' if number == 1 else plural}"
 
 
 def _task(entry: LogEntry, log: Sequence[LogEntry]) -> dict[str, Any]:
