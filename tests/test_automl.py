@@ -458,6 +458,9 @@ class OwnEngine:
     def share(self, task: Task) -> SharedTask:
         return SharedTask(task.fingerprint, task=task)
 
+    def release(self, task: Task) -> None:
+        pass
+
     def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         for index in reversed(range(len(jobs))):
             self.n_jobs += 1

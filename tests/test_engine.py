@@ -551,3 +551,12 @@ def test_images_reach_a_worker_unchanged(workers: WorkerEngine, tiny_task: Task)
 
     shared = workers.share(tiny_task)
     assert run(workers, Call(total, (shared,))) == [(int(tiny_task.train_images.sum()), False)]
+
+
+def test_a_released_task_leaves_nothing_and_can_be_shared_again(tiny_task, tmp_path):
+    with WorkerEngine(1, tmp_path) as engine:
+        folder = engine.share(tiny_task).folder
+        engine.release(tiny_task)
+        engine.release(tiny_task)
+        assert not folder.exists()
+        assert engine.share(tiny_task).load() == tiny_task

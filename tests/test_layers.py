@@ -10,7 +10,7 @@ import trautoml
 PACKAGE = Path(trautoml.__file__).parent
 
 LAYERS = [
-    {"errors", "plain", "_core"},
+    {"errors", "plain", "database", "_core"},
     {"duration"},
     {"images", "splits"},
     {"archives", "folders"},

@@ -275,7 +275,7 @@ class TransferAutoML:
         log = self.store.log()
         for entry in log:
             if entry.fingerprint == task.fingerprint:
-                self._forget_checkpoints(task)  # of a run that was killed before it could
+                self._tidy_up(task)  # of a run that was killed before it could
                 outcome = self._outcome(entry, log, restored=True)
                 self._tell("task_finished", outcome)
                 return outcome
@@ -307,7 +307,7 @@ class TransferAutoML:
             else model.search_seconds,
             wall_seconds=time.perf_counter() - started,
         )
-        self._forget_checkpoints(task)
+        self._tidy_up(task)
         outcome = self._outcome(entry, [*log, entry], restored=False)
         self._tell("task_finished", outcome)
         return outcome
@@ -420,7 +420,9 @@ class TransferAutoML:
             spec, result.score, result.test_score, search_seconds, seconds, job.checkpoint
         )
 
-    def _forget_checkpoints(self, task: Task) -> None:
+    def _tidy_up(self, task: Task) -> None:
+        """Remove what only unfinished work on a task needs."""
+        self.engine.release(task)
         folder = checkpoint_folder(self.engine.workspace, task.fingerprint)
         shutil.rmtree(folder, ignore_errors=True)
 

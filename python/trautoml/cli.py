@@ -91,7 +91,7 @@ def demo(
 
     print("Six tasks arrive one after another: digits, rotated digits and digits on photographs,")
     print("each whole and halved. Watch which ones share a model.\n")
-    _fit_all(demo_tasks(), store, SearchBudget(trials=12, epochs=9), None, workers, device)
+    _fit_all(demo_tasks(), store, SearchBudget(trials=30, epochs=27), None, workers, device)
 
 
 @app.command()

@@ -83,6 +83,9 @@ class Engine(ABC):
     def share(self, task: Task) -> SharedTask:
         """Make a task reachable from every worker."""
 
+    def release(self, task: Task) -> None:  # noqa: B027 - sharing need not leave anything
+        """Remove what `share` left of a task; it can be shared again."""
+
     @abstractmethod
     def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
         """Run jobs and yield ``(index, result)`` as they finish, in any order.
@@ -152,7 +155,7 @@ class WorkerEngine(Engine):
 
     def share(self, task: Task) -> SharedTask:
         """Write the task below the workspace, unless it is there already."""
-        folder = self.workspace / "tasks" / task.fingerprint
+        folder = self._folder(task)
         if not folder.is_dir():
             # Written beside and renamed, so that a killed run leaves no half a task behind.
             partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
@@ -164,6 +167,13 @@ class WorkerEngine(Engine):
                 if not folder.is_dir():  # else another process was faster: its copy is the same
                     raise
         return SharedTask(task.fingerprint, folder=folder)
+
+    def release(self, task: Task) -> None:
+        """Remove the copy; workers that still map it keep it until they take up another task."""
+        shutil.rmtree(self._folder(task), ignore_errors=True)
+
+    def _folder(self, task: Task) -> Path:
+        return self.workspace / "tasks" / task.fingerprint
 
     def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
         """Run jobs on the workers; the first of the list start first."""
@@ -237,10 +247,11 @@ def make_engine(
     InputError
         If `workers` is below 0, or the device unknown or not present.
     """
-    if workers is None:
-        from trautoml.training import resolve_device
+    from trautoml.training import resolve_device
 
-        workers = 0 if resolve_device(device).type == "cuda" else _usable_processors()
+    found = resolve_device(device)
+    if workers is None:
+        workers = 0 if found.type == "cuda" else _usable_processors()
     return WorkerEngine(workers, workspace) if workers else LocalEngine(workspace)
 
 

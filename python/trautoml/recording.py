@@ -31,6 +31,10 @@ class RecordingEngine(Engine):
         """Share by the inner engine."""
         return self._engine.share(task)
 
+    def release(self, task: Task) -> None:
+        """Release by the inner engine."""
+        self._engine.release(task)
+
     def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
         """Yield what the store remembers, then run the others, keeping each as it finishes."""
         waiting: list[int] = []

@@ -25,7 +25,6 @@ from sqlalchemy import (
     Table,
     Text,
     create_engine,
-    event,
     func,
     insert,
     select,
@@ -33,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy import Engine as Database
 from sqlalchemy.exc import SQLAlchemyError
 
+from trautoml.database import tune
 from trautoml.errors import InputError, StoreError
 from trautoml.grouping import Decision
 from trautoml.spec import ModelSpec
@@ -383,16 +383,7 @@ def _open(url: str) -> Database:
         database = create_engine(url)
     except (SQLAlchemyError, ImportError) as error:
         raise StoreError(f"can't open the database {url!r}: {error}") from error
-    if database.dialect.name == "sqlite":
-
-        @event.listens_for(database, "connect")
-        def _(connection: Any, _record: Any) -> None:
-            connection.execute("PRAGMA busy_timeout = 60000")
-            # Readers and the writer don't wait for each other, and a killed process leaves the
-            # last whole transaction.
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-
+    tune(database)
     return database
 
 

@@ -21,8 +21,8 @@ class SearchBudget:
     epochs : int
         Epochs that a candidate may be trained, and that the final model is. Default 9.
     seconds : float, optional
-        No new round of trainings starts after this many seconds of the engine's time (worker
-        seconds divided by workers). Default: no limit.
+        No more training is waited for after this many seconds of the engine's time (worker seconds
+        divided by workers); at least one is. Default: no limit.
 
     Raises
     ------

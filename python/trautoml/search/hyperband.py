@@ -8,6 +8,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from trautoml.database import tune
 from trautoml.engine import Engine
 from trautoml.errors import InputError, SearchError
 from trautoml.search._base import (
@@ -43,7 +44,8 @@ class HyperbandSearcher(Searcher):
     reduction_factor : int
         eta: one in eta candidates goes on to a rung with eta times the epochs. Default 3.
     slots : int
-        Candidates in a round; more keep more workers busy and decide on more at once. Default 9.
+        Candidates in a round, at most. Default 27: a round is then a whole bracket of the usual
+        sizes, and nobody goes on only for having been early.
     storage : str, optional
         URL of the database for Optuna's records. Default: memory.
     device : str
@@ -61,7 +63,7 @@ class HyperbandSearcher(Searcher):
         *,
         seed: int = 0,
         reduction_factor: int = 3,
-        slots: int = 9,
+        slots: int = 27,
         storage: str | None = None,
         device: str = "auto",
     ) -> None:
@@ -137,19 +139,17 @@ class _Run:
 
     def round(self) -> bool:
         """Train every active candidate to its next rung and decide; False at the end."""
-        limit = self.budget.seconds
-        out_of_time = limit is not None and self.seconds / self.engine.n_workers >= limit
-        if out_of_time:
-            for candidate in self.active:
-                self.study.tell(candidate.trial, state=TrialState.PRUNED)
+        if self._out_of_time():
+            self._drop(self.active)
             return False
         while len(self.active) < self.searcher.slots and self.started < self.allowed:
             self.active.append(self._start())
         if not self.active:
             return False
         records = self._train()
+        self._drop([c for i, c in enumerate(self.active) if i not in records])
         # The best is decided on first, so that it and not the first in line sets the bar.
-        order = sorted(range(len(records)), key=lambda i: (-records[i].score, i))
+        order = sorted(records, key=lambda i: (-records[i].score, i))
         going_on = {i for i in order if self._goes_on(self.active[i], records[i])}
         self.active = [c for i, c in enumerate(self.active) if i in going_on]
         return True
@@ -173,7 +173,16 @@ class _Run:
         trial.set_user_attr("spec", spec.to_json())
         return _Candidate(number, trial, spec)
 
-    def _train(self) -> list[TrialRecord]:
+    def _out_of_time(self) -> bool:
+        limit = self.budget.seconds
+        return limit is not None and self.seconds / self.engine.n_workers >= limit
+
+    def _drop(self, candidates: Sequence[_Candidate]) -> None:
+        for candidate in candidates:
+            self.study.tell(candidate.trial, state=TrialState.PRUNED)
+
+    def _train(self) -> dict[int, TrialRecord]:
+        """Train the active candidates; when time runs out, only some of them have a record."""
         rungs = self.searcher.rungs(self.budget.epochs)
         shared = self.engine.share(self.task)
         jobs = [
@@ -199,9 +208,10 @@ class _Run:
             records[i] = self._record(self.active[i], result)
             self.seconds += result.seconds
             self._tell_progress([*self.history, *records.values()])
-        ordered = [records[i] for i in range(len(jobs))]
-        self.history += ordered
-        return ordered
+            if self._out_of_time():
+                break
+        self.history += [records[i] for i in sorted(records)]
+        return records
 
     def _record(self, candidate: _Candidate, result: TrainingResult) -> TrialRecord:
         candidate.seconds_per_epoch = result.seconds / result.epochs
@@ -296,6 +306,7 @@ def _study(searcher: HyperbandSearcher, task: Task, budget: SearchBudget) -> Ite
 
 
 def _open_storage(url: str) -> optuna.storages.RDBStorage:
-    # Other databases than SQLite don't know this argument, and wait for each other anyway.
-    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(url, engine_kwargs=patience)
+    storage = optuna.storages.RDBStorage(url)
+    storage.engine.dispose()  # the connections that Optuna has opened by now are not tuned
+    tune(storage.engine)
+    return storage
