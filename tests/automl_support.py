@@ -10,12 +10,12 @@ from trautoml.automl import Settings, TransferAutoML
 from trautoml.callbacks import Callbacks
 from trautoml.engine import Engine, LocalEngine, SharedTask
 from trautoml.grouping import Decision
+from trautoml.jobs import TrainingJob, TrainingResult
 from trautoml.probes import ProbeSuite
 from trautoml.search import HyperbandSearcher, SearchBudget
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
-from trautoml.training import TrainingJob, TrainingResult
 
 SETTINGS = Settings(probes=2, trials=4, probe_images=120)
 BUDGET = SearchBudget(trials=3, epochs=2)

@@ -20,16 +20,17 @@ from automl_support import (
 from trautoml import automl as automl_module
 from trautoml.automl import Outcome, Settings, TransferAutoML, estimate_search
 from trautoml.callbacks import Callbacks
+from trautoml.classifier import load_classifier
 from trautoml.engine import Engine, LocalEngine, SharedTask
 from trautoml.errors import EngineError, InputError, SearchError, StoreError
 from trautoml.explain import explain
+from trautoml.jobs import checkpoint_folder
 from trautoml.probes import Measurement, ProbeSuite
 from trautoml.reuse import ReusePolicy
 from trautoml.search import HyperbandSearcher, SearchBudget, Searcher, SearchResult, TrialRecord
 from trautoml.spec import ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
-from trautoml.training import checkpoint_folder, load_classifier
 
 
 @pytest.fixture

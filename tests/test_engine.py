@@ -19,9 +19,9 @@ from trautoml import engine as engine_module
 from trautoml import spec as spec_module
 from trautoml.engine import Engine, LocalEngine, SharedTask, WorkerEngine, make_engine
 from trautoml.errors import EngineError, InputError
+from trautoml.jobs import TrainingJob
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.task import Task
-from trautoml.training import TrainingJob
 
 SPEC = ModelSpec(
     "chain",

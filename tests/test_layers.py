@@ -11,7 +11,7 @@ PACKAGE = Path(trautoml.__file__).parent
 
 LAYERS = [
     {"errors", "plain", "database", "_core"},
-    {"duration"},
+    {"duration", "device"},
     {"images", "splits"},
     {"archives", "folders"},
     {"torchvision_data"},
@@ -20,7 +20,9 @@ LAYERS = [
     {"spec"},
     {"networks", "spaces"},
     {"engine"},
+    {"classifier"},
     {"training"},
+    {"jobs"},
     {"grouping"},
     {"probes"},
     {"search"},
@@ -36,7 +38,6 @@ LAYERS = [
 
 UPWARD = {
     ("spec", "networks"),  # registers the architectures that ship when the first is built
-    ("engine", "training"),  # `make_engine` asks whether "auto" means CUDA
     ("task", "demo_tasks"),  # `load_task` reads them by name, as it does every other task
 }
 """Imports inside a function that look upward on purpose."""

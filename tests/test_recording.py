@@ -8,9 +8,9 @@ from automl_support import CountingEngine, chain, stripes
 
 from trautoml.engine import Engine, LocalEngine
 from trautoml.errors import EngineError
+from trautoml.jobs import TrainingJob
 from trautoml.recording import RecordingEngine
 from trautoml.store import Store
-from trautoml.training import TrainingJob
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from sqlalchemy import create_engine, inspect
 import trautoml
 from trautoml.errors import InputError, StoreError
 from trautoml.grouping import Decision
+from trautoml.jobs import TrainingResult
 from trautoml.search import HyperbandSearcher, SearchBudget
 from trautoml.store import SCHEMA_VERSION, LogEntry, Store
 from trautoml.task import Task
-from trautoml.training import TrainingResult
 
 OPENED = Decision("opened", 0, 1.0, np.empty(0))
 JOINED = Decision("joined", 1, 0.75, np.array([-math.inf, math.log(0.75)]), 3.5, 1e-310, 1)

@@ -13,20 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from trautoml.classifier import ImageClassifier, load_classifier
+from trautoml.device import resolve_device
 from trautoml.engine import LocalEngine, SharedTask
 from trautoml.errors import InputError
+from trautoml.jobs import TrainingJob, TrainingResult, checkpoint_folder, resumable_job
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.task import Task
-from trautoml.training import (
-    ImageClassifier,
-    Trainer,
-    TrainingJob,
-    TrainingResult,
-    checkpoint_folder,
-    load_classifier,
-    resolve_device,
-    resumable_job,
-)
+from trautoml.training import Trainer
 
 LAYER = {"kernel": 3, "channels": 8, "stride": 1, "pool_kernel": 2, "pool_stride": 2}
 HYPER = Hyperparameters(
@@ -672,3 +666,16 @@ def test_a_divergence_on_cuda_scores_chance(tiny_task: Task, spec: ModelSpec) ->
     result = job(tiny_task, spec=spec, epochs=6, device="cuda").run()
     assert result.diverged
     assert result.score == tiny_task.chance
+
+
+def test_the_classifier_takes_away_the_mean_and_spread_of_the_training_images() -> None:
+    images = np.random.default_rng(0).integers(0, 256, size=(2100, 8, 9, 3), dtype=np.uint8)
+    images[..., 1] = 7  # a constant channel is only moved to 0
+    labels = np.arange(len(images)) % 2
+    task = Task.from_arrays(images, labels, val_images=images[:9], val_labels=labels[:9])
+    classifier = Trainer(task, SPEC, device="cpu").classifier
+    pixels = task.train_images.reshape(-1, 3)
+    sd = pixels.std(0)
+    assert classifier.mean.flatten().numpy() == pytest.approx(pixels.mean(0), rel=1e-6)
+    expected = [1 / sd[0], 1, 1 / sd[2]]
+    assert classifier.inverse_sd.flatten().numpy() == pytest.approx(expected, rel=1e-6)

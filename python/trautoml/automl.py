@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from trautoml.callbacks import Callbacks
+from trautoml.classifier import ImageClassifier, load_classifier
 from trautoml.demo_tasks import digits
 from trautoml.engine import Engine, make_engine
 from trautoml.errors import EngineError, InputError, StoreError
 from trautoml.explain import explain
 from trautoml.grouping import Decision, MarkovGrouper
+from trautoml.jobs import checkpoint_folder, resumable_job
 from trautoml.probes import Measurement, ProbeSuite, pilot
 from trautoml.recording import RecordingEngine
 from trautoml.reuse import PaperPolicy, ReusePolicy
@@ -26,12 +28,6 @@ from trautoml.spaces import ChainSpace
 from trautoml.spec import ModelSpec
 from trautoml.store import LogEntry, Store
 from trautoml.task import Task
-from trautoml.training import (
-    ImageClassifier,
-    checkpoint_folder,
-    load_classifier,
-    resumable_job,
-)
 
 _log = logging.getLogger("trautoml")
 

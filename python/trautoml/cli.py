@@ -128,8 +128,8 @@ def run(
     ] = None,
 ) -> None:
     """Give each task a model, in the order given: reused if it can be, searched if it must be."""
+    from trautoml.device import resolve_device
     from trautoml.task import load_task
-    from trautoml.training import resolve_device
 
     settings = {"seed": seed, "probes": probes, "trials": trials, "alpha": alpha}
     wanted = {name: value for name, value in settings.items() if value is not None}

@@ -20,6 +20,7 @@ from loky.process_executor import (
     TerminatedWorkerError,
 )
 
+from trautoml.device import resolve_device
 from trautoml.errors import EngineError, InputError
 from trautoml.spec import Builder, adopt_architectures, custom_architectures
 from trautoml.task import Task
@@ -247,8 +248,6 @@ def make_engine(
     InputError
         If `workers` is below 0, or the device unknown or not present.
     """
-    from trautoml.training import resolve_device
-
     found = resolve_device(device)
     if workers is None:
         workers = 0 if found.type == "cuda" else _usable_processors()

@@ -5,9 +5,9 @@ from typing import Any
 
 from trautoml.engine import Engine, Job, Result, SharedTask
 from trautoml.errors import EngineError
+from trautoml.jobs import TrainingJob
 from trautoml.store import Store
 from trautoml.task import Task
-from trautoml.training import TrainingJob
 
 
 class RecordingEngine(Engine):

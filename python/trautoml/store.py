@@ -35,9 +35,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from trautoml.database import tune
 from trautoml.errors import InputError, StoreError
 from trautoml.grouping import Decision
+from trautoml.jobs import TrainingResult
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
-from trautoml.training import TrainingResult
 
 SCHEMA_VERSION = 1
 

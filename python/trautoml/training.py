@@ -1,16 +1,13 @@
 """Train a model spec on a task under a budget: device, precision, divergence, checkpoints."""
 
-import hashlib
-import json
 import math
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,209 +17,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from trautoml.engine import SharedTask
+from trautoml.classifier import ImageClassifier, borrowed_random_state, evaluation_batch
+from trautoml.device import autocast, one_thread, resolve_device
 from trautoml.errors import InputError
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
-
-_EVALUATION_FLOATS = 2**21
-"""Input floats of one evaluation batch: bounds the memory that evaluation needs."""
-
-_RANDOM_STATE = threading.Lock()
-"""Held while torch's global random state is borrowed: trainings may run in several threads."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What one training came to.
-
-    Attributes
-    ----------
-    score : float
-        Validation accuracy in [0, 1]; the task's chance level if the training diverged.
-    test_score : float or None
-        Test accuracy, where it was asked for.
-    epochs : float
-        Epochs trained in all; below what was asked for only if the time ran out, or if an earlier
-        piece of the training diverged: nothing is trained after that.
-    seconds : float
-        Time of this piece of training and its evaluation, on one worker.
-    diverged : bool
-        Whether the loss or the outputs on validation images became infinite or NaN.
-    """
-
-    score: float
-    test_score: float | None
-    epochs: float
-    seconds: float
-    diverged: bool
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """One training, or the next piece of one, as an engine runs it.
-
-    The result is a function of all fields but `checkpoint` and `device`: a checkpoint only saves
-    the epochs that an earlier job of the same training has done.
-
-    Parameters
-    ----------
-    task : SharedTask
-        From `Engine.share`.
-    spec : ModelSpec
-        What to train.
-    epochs : float
-        Train until this many epochs are done; a fraction sees a random part of the images.
-    schedule_epochs : float, optional
-        The learning rate falls to 0 over this many epochs. Default: `epochs`.
-    seconds : float, optional
-        Stop earlier when this much time has passed.
-    seed : int
-        Draws initial weights and batch order.
-    max_val : int, optional
-        Score on at most this many validation images, the same ones for every training.
-    test : bool
-        Evaluate on the test split too.
-    device : str
-        ``"auto"`` (CUDA if present), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` and so on.
-    checkpoint : Path, optional
-        File to go on from, if it is there, and to leave the state in.
-    """
-
-    task: SharedTask
-    spec: ModelSpec
-    epochs: float
-    schedule_epochs: float | None = None
-    seconds: float | None = None
-    seed: int = 0
-    max_val: int | None = None
-    test: bool = False
-    device: str = "auto"
-    checkpoint: Path | None = None
-
-    @property
-    def key(self) -> str:
-        """Name of the result: a hash of everything that determines it."""
-        schedule = self.schedule_epochs or self.epochs
-        content = [self.task.fingerprint, self.spec.to_json(), float(self.epochs), float(schedule)]
-        seconds = None if self.seconds is None else float(self.seconds)
-        content += [seconds, self.seed, self.max_val, self.test]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    @property
-    def checkpoint_is_there(self) -> bool:
-        """Whether the file that the job leaves its state in exists."""
-        return self.checkpoint is not None and self.checkpoint.is_file()
-
-    def run(self) -> TrainingResult:
-        """Train and evaluate."""
-        started = time.perf_counter()
-        trainer = Trainer(self.task.load(), self.spec, seed=self.seed, device=self.device)
-        if self.checkpoint is not None:
-            trainer.load(self.checkpoint, at_most=self.epochs)
-        trainer.train(
-            self.epochs, schedule_epochs=self.schedule_epochs or self.epochs, seconds=self.seconds
-        )
-        score = trainer.evaluate("val", self.max_val)
-        diverged = trainer.diverged
-        test_score = trainer.evaluate("test") if self.test else None
-        if self.checkpoint is not None:
-            trainer.save(self.checkpoint)
-        return TrainingResult(
-            score=score,
-            test_score=test_score,
-            epochs=trainer.epochs,
-            seconds=time.perf_counter() - started,
-            diverged=diverged,
-        )
-
-
-def resumable_job(
-    workspace: Path,
-    task: SharedTask,
-    spec: ModelSpec,
-    *,
-    epochs: float,
-    schedule_epochs: float,
-    seed: int,
-    device: str,
-    test: bool = False,
-) -> TrainingJob:
-    """Make a job that goes on from where the last one of the same training stopped."""
-    name = f"{spec.digest}-{seed}-{float(schedule_epochs)!r}.safetensors"
-    return TrainingJob(
-        task,
-        spec,
-        epochs,
-        schedule_epochs=schedule_epochs,
-        seed=seed,
-        test=test,
-        device=device,
-        checkpoint=checkpoint_folder(workspace, task.fingerprint) / name,
-    )
-
-
-def checkpoint_folder(workspace: Path, fingerprint: str) -> Path:
-    """Where the checkpoints of a task's trainings lie."""
-    return workspace / "checkpoints" / fingerprint
-
-
-class ImageClassifier(nn.Module):
-    """A network with the normalisation of its input.
-
-    Parameters
-    ----------
-    spec : ModelSpec
-        Builds the network.
-    image_shape : tuple of int
-        ``(H, W, C)``.
-    n_classes : int
-        Number of classes.
-    """
-
-    mean: torch.Tensor
-    inverse_sd: torch.Tensor
-
-    def __init__(self, spec: ModelSpec, image_shape: tuple[int, int, int], n_classes: int) -> None:
-        super().__init__()
-        self.image_shape = image_shape
-        self.n_classes = n_classes
-        self.network = spec.build(image_shape, n_classes)
-        channels = (1, image_shape[2], 1, 1)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("inverse_sd", torch.ones(channels))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map uint8 images ``(N, H, W, C)`` to logits ``(N, n_classes)``."""
-        # The permuted view of (N, H, W, C) is what torch calls channels-last: no copy is made.
-        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
-        logits: torch.Tensor = self.network((pixels - self.mean) * self.inverse_sd)
-        return logits
-
-    @torch.inference_mode()
-    def predict_proba(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Class probabilities ``(N, n_classes)`` of uint8 images ``(N, H, W, C)``.
-
-        Raises
-        ------
-        InputError
-            If the images are of another type or shape than those of the task.
-        """
-        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
-            raise InputError(
-                f"expected uint8 images (N, {', '.join(map(str, self.image_shape))}), "
-                f"got {images.dtype} {images.shape}; bring them to the form of the task's images"
-            )
-        if len(images) == 0:
-            return np.empty((0, self.n_classes), np.float32)
-        self.eval()
-        device = self.mean.device
-        batch = _evaluation_batch(images.shape[1:])
-        parts = [
-            functional.softmax(self(torch.tensor(images[i : i + batch], device=device)), dim=1)
-            for i in range(0, len(images), batch)
-        ]
-        return torch.cat(parts).cpu().numpy()
 
 
 class Trainer:
@@ -238,7 +37,7 @@ class Trainer:
         Draws initial weights and batch order; on a CPU the same seed gives the same result,
         whether or not the training is interrupted in between.
     device : str
-        See `TrainingJob`.
+        See `resolve_device`.
     """
 
     def __init__(self, task: Task, spec: ModelSpec, *, seed: int = 0, device: str = "auto") -> None:
@@ -253,8 +52,8 @@ class Trainer:
         # A last, smaller batch is left out: batch normalisation fails on a batch of one.
         self._steps_per_epoch = n_train // self._batch
 
-        with _RANDOM_STATE, torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed reseeds CUDA too
+        with borrowed_random_state() as generator:
+            generator.manual_seed(seed)  # torch.manual_seed reseeds CUDA too
             classifier = ImageClassifier(spec, task.image_shape, task.n_classes)
             _draw_weights(classifier, spec.hyper.init_sd)
         classifier.mean.copy_(self._data.mean)
@@ -315,7 +114,7 @@ class Trainer:
         epoch, index = divmod(self._step, self._steps_per_epoch)
         rows = self._order(epoch)[index * self._batch : (index + 1) * self._batch]
         images, labels = self._data.images["train"][rows], self._data.labels["train"][rows]
-        with _autocast(self._device):
+        with autocast(self._device):
             loss = functional.cross_entropy(self.classifier(images), labels)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -350,10 +149,10 @@ class Trainer:
         if self.diverged:
             return self._data.chance
         self.classifier.eval()
-        batch = _evaluation_batch(images.shape[1:])
+        batch = evaluation_batch(images.shape[1:])
         correct = torch.zeros((), dtype=torch.int64, device=self._device)
         finite = torch.ones((), dtype=torch.bool, device=self._device)
-        with torch.inference_mode(), one_thread(self._device), _autocast(self._device):
+        with torch.inference_mode(), one_thread(self._device), autocast(self._device):
             for i in range(0, len(labels), batch):
                 logits = self.classifier(images[i : i + batch])
                 correct += (logits.argmax(1) == labels[i : i + batch]).sum()
@@ -405,63 +204,6 @@ class Trainer:
         return True
 
 
-def load_classifier(
-    file: Path, spec: ModelSpec, image_shape: tuple[int, int, int], n_classes: int
-) -> ImageClassifier:
-    """Read the classifier that `Trainer.save` left, on the CPU and in evaluation mode."""
-    with _RANDOM_STATE, torch.random.fork_rng(devices=[]):
-        classifier = ImageClassifier(spec, image_shape, n_classes)
-    with safe_open(file, framework="pt") as stored:
-        classifier.load_state_dict(
-            {name: stored.get_tensor(f"model.{name}") for name in classifier.state_dict()}
-        )
-    return classifier.eval()
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn ``"auto"`` into CUDA where it is present, else the CPU.
-
-    Raises
-    ------
-    InputError
-        If the device is unknown or not present.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f'expected device "auto", "cpu" or "cuda[:N]", got {device!r}') from error
-    if found.type not in {"cpu", "cuda"}:
-        raise InputError(f'expected device "auto", "cpu" or "cuda[:N]", got {device!r}')
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f'device {device!r} was asked for, but torch sees no CUDA; use "cpu"')
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device!r} was asked for, but torch sees only {torch.cuda.device_count()}"
-        )
-    return found
-
-
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Use one torch thread on a CPU: faster for small networks, and the same result everywhere."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    # bfloat16 has the range of float32, so no loss scaling is needed.
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
-
-
 @dataclass(frozen=True)
 class _TaskTensors:
     device: torch.device
@@ -480,17 +222,40 @@ def _tensors(task: Task, device: torch.device) -> _TaskTensors:
         "val": (task.val_images, task.val_labels),
         "test": (task.test_images, task.test_labels),
     }
-    pixels = task.train_images.reshape(-1, task.image_shape[2])
-    sd = np.maximum(pixels.std(0, dtype=np.float64), 1.0)  # a constant channel is left as it is
+    mean, sd = _channel_moments(task.train_images)
     channels = (1, -1, 1, 1)
     return _TaskTensors(
         device=device,
-        images={name: torch.tensor(images, device=device) for name, (images, _) in splits.items()},
-        labels={name: torch.tensor(labels, device=device) for name, (_, labels) in splits.items()},
-        mean=torch.tensor(pixels.mean(0, dtype=np.float64), dtype=torch.float32).view(channels),
+        images={name: _on(device, images) for name, (images, _) in splits.items()},
+        labels={name: _on(device, labels) for name, (_, labels) in splits.items()},
+        mean=torch.tensor(mean, dtype=torch.float32).view(channels),
         inverse_sd=torch.tensor(1 / sd, dtype=torch.float32).view(channels),
         chance=task.chance,
     )
+
+
+def _on(device: torch.device, array: npt.NDArray[Any]) -> torch.Tensor:
+    with warnings.catch_warnings():
+        # The array is read-only, of which torch warns; nobody writes to it. On a CPU no copy is
+        # made, so that all workers read the one copy that is mapped from the disk.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array).to(device)
+
+
+def _channel_moments(
+    images: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of each channel; a constant channel has 1."""
+    counts = np.zeros((images.shape[3], 256), dtype=np.int64)
+    for start in range(0, len(images), 1024):  # counted in parts: no copy of all pixels is made
+        for channel in range(len(counts)):
+            part = images[start : start + 1024, :, :, channel]
+            counts[channel] += np.bincount(part.ravel(), minlength=256)
+    levels = np.arange(256)
+    n_pixels = counts[0].sum()
+    mean = counts @ levels / n_pixels
+    variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / n_pixels
+    return mean, np.maximum(np.sqrt(variance), 1.0)
 
 
 def _draw_weights(module: nn.Module, sd: float) -> None:
@@ -501,7 +266,3 @@ def _draw_weights(module: nn.Module, sd: float) -> None:
             nn.init.normal_(part.weight, std=sd * math.sqrt(2 / fan_in))
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-
-
-def _evaluation_batch(image_shape: tuple[int, ...] | torch.Size) -> int:
-    return max(16, min(512, _EVALUATION_FLOATS // math.prod(image_shape)))

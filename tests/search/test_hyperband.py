@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 
 from trautoml.engine import Engine, LocalEngine, WorkerEngine
 from trautoml.errors import InputError, SearchError
+from trautoml.jobs import TrainingResult
 from trautoml.recording import RecordingEngine
 from trautoml.search import (
     HyperbandSearcher,
@@ -22,7 +23,6 @@ from trautoml.search import (
 from trautoml.spec import ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
-from trautoml.training import TrainingResult
 
 
 def quality(spec: ModelSpec) -> float:

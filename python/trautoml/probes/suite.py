@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from trautoml.engine import Engine, LocalEngine
 from trautoml.errors import InputError
+from trautoml.jobs import TrainingJob
 from trautoml.spaces import ChainSpace, SearchSpace
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
-from trautoml.training import TrainingJob
 
 _MAX_VAL = 2000
 """Validation images of a trial: more would cost time and add little to a resolution of 1/2000."""

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from trautoml.database import tune
 from trautoml.engine import Engine
 from trautoml.errors import InputError, SearchError
+from trautoml.jobs import TrainingResult, resumable_job
 from trautoml.search._base import (
     SearchBudget,
     Searcher,
@@ -21,7 +22,6 @@ from trautoml.search._base import (
 from trautoml.spaces import ChainSpace, RandomChoice, SearchSpace
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
-from trautoml.training import TrainingResult, resumable_job
 
 _STREAM = 0
 """Keeps the candidates of a search apart from the probes with the same seed."""

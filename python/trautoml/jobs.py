@@ -1,0 +1,146 @@
+"""Trainings as an engine runs them: what to train, until when, and what it came to."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from trautoml.engine import SharedTask
+from trautoml.spec import ModelSpec
+from trautoml.training import Trainer
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one training came to.
+
+    Attributes
+    ----------
+    score : float
+        Validation accuracy in [0, 1]; the task's chance level if the training diverged.
+    test_score : float or None
+        Test accuracy, where it was asked for.
+    epochs : float
+        Epochs trained in all; below what was asked for only if the time ran out, or if an earlier
+        piece of the training diverged: nothing is trained after that.
+    seconds : float
+        Time of this piece of training and its evaluation, on one worker.
+    diverged : bool
+        Whether the loss or the outputs on validation images became infinite or NaN.
+    """
+
+    score: float
+    test_score: float | None
+    epochs: float
+    seconds: float
+    diverged: bool
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training, or the next piece of one, as an engine runs it.
+
+    The result is a function of all fields but `checkpoint` and `device`: a checkpoint only saves
+    the epochs that an earlier job of the same training has done.
+
+    Parameters
+    ----------
+    task : SharedTask
+        From `Engine.share`.
+    spec : ModelSpec
+        What to train.
+    epochs : float
+        Train until this many epochs are done; a fraction sees a random part of the images.
+    schedule_epochs : float, optional
+        The learning rate falls to 0 over this many epochs. Default: `epochs`.
+    seconds : float, optional
+        Stop earlier when this much time has passed.
+    seed : int
+        Draws initial weights and batch order.
+    max_val : int, optional
+        Score on at most this many validation images, the same ones for every training.
+    test : bool
+        Evaluate on the test split too.
+    device : str
+        ``"auto"`` (CUDA if present), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` and so on.
+    checkpoint : Path, optional
+        File to go on from, if it is there, and to leave the state in.
+    """
+
+    task: SharedTask
+    spec: ModelSpec
+    epochs: float
+    schedule_epochs: float | None = None
+    seconds: float | None = None
+    seed: int = 0
+    max_val: int | None = None
+    test: bool = False
+    device: str = "auto"
+    checkpoint: Path | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the result: a hash of everything that determines it."""
+        schedule = self.schedule_epochs or self.epochs
+        content = [self.task.fingerprint, self.spec.to_json(), float(self.epochs), float(schedule)]
+        seconds = None if self.seconds is None else float(self.seconds)
+        content += [seconds, self.seed, self.max_val, self.test]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def checkpoint_is_there(self) -> bool:
+        """Whether the file that the job leaves its state in exists."""
+        return self.checkpoint is not None and self.checkpoint.is_file()
+
+    def run(self) -> TrainingResult:
+        """Train and evaluate."""
+        started = time.perf_counter()
+        trainer = Trainer(self.task.load(), self.spec, seed=self.seed, device=self.device)
+        if self.checkpoint is not None:
+            trainer.load(self.checkpoint, at_most=self.epochs)
+        trainer.train(
+            self.epochs, schedule_epochs=self.schedule_epochs or self.epochs, seconds=self.seconds
+        )
+        score = trainer.evaluate("val", self.max_val)
+        diverged = trainer.diverged
+        test_score = trainer.evaluate("test") if self.test else None
+        if self.checkpoint is not None:
+            trainer.save(self.checkpoint)
+        return TrainingResult(
+            score=score,
+            test_score=test_score,
+            epochs=trainer.epochs,
+            seconds=time.perf_counter() - started,
+            diverged=diverged,
+        )
+
+
+def resumable_job(
+    workspace: Path,
+    task: SharedTask,
+    spec: ModelSpec,
+    *,
+    epochs: float,
+    schedule_epochs: float,
+    seed: int,
+    device: str,
+    test: bool = False,
+) -> TrainingJob:
+    """Make a job that goes on from where the last one of the same training stopped."""
+    name = f"{spec.digest}-{seed}-{float(schedule_epochs)!r}.safetensors"
+    return TrainingJob(
+        task,
+        spec,
+        epochs,
+        schedule_epochs=schedule_epochs,
+        seed=seed,
+        test=test,
+        device=device,
+        checkpoint=checkpoint_folder(workspace, task.fingerprint) / name,
+    )
+
+
+def checkpoint_folder(workspace: Path, fingerprint: str) -> Path:
+    """Where the checkpoints of a task's trainings lie."""
+    return workspace / "checkpoints" / fingerprint
