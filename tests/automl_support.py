@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from trautoml.automl import Settings, TransferAutoML
+from trautoml.automl import TransferAutoML
 from trautoml.callbacks import Callbacks
 from trautoml.engine import Engine, LocalEngine, SharedTask
 from trautoml.grouping import Decision
 from trautoml.jobs import TrainingJob, TrainingResult
 from trautoml.probes import ProbeSuite
+from trautoml.records import LogEntry
 from trautoml.search import HyperbandSearcher, SearchBudget
+from trautoml.settings import Settings
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
@@ -130,6 +132,29 @@ def make_automl(store: Store, **options: Any) -> TransferAutoML:
     options.setdefault("engine", CountingEngine(store.folder))
     options.setdefault("searcher", HyperbandSearcher(slots=3, device="cpu"))
     return TransferAutoML(store, device="cpu", **options)
+
+
+def add_entry(store: Store, task: Task, decision: Decision, **options: Any) -> LogEntry:
+    """Append a fitted task to a store's log and return it as the store gives it back."""
+    values = {
+        "position": len(store.log()),
+        "fingerprint": task.fingerprint,
+        "name": task.name,
+        "n_train": task.n_train,
+        "image_shape": task.image_shape,
+        "class_names": task.class_names,
+        "trials": cloud(0.5, 0.6, seed=0),
+        "decision": decision,
+        "spec": chain(),
+        "searched": True,
+        "score": 0.9,
+        "test_score": 0.875,
+        "seconds": {"probes": 1.0, "search": 10.0, "training": 1.0},
+        "search_estimate": 10.0,
+        "wall_seconds": 3.0,
+    }
+    store.add_outcome(LogEntry(**values | options))
+    return store.log()[-1]
 
 
 def cloud(x: float, y: float, seed: int, trials: int = 12) -> np.ndarray:

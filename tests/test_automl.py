@@ -12,22 +12,25 @@ from automl_support import (
     SETTINGS,
     CountingEngine,
     Recorder,
+    add_entry,
     chain,
     make_automl,
     stripes,
 )
 
 from trautoml import automl as automl_module
-from trautoml.automl import Outcome, Settings, TransferAutoML, estimate_search
+from trautoml.automl import TransferAutoML, estimate_search
 from trautoml.callbacks import Callbacks
 from trautoml.classifier import load_classifier
 from trautoml.engine import Engine, LocalEngine, SharedTask
 from trautoml.errors import EngineError, InputError, SearchError, StoreError
 from trautoml.explain import explain
 from trautoml.jobs import checkpoint_folder
+from trautoml.outcome import Outcome
 from trautoml.probes import Measurement, ProbeSuite
 from trautoml.reuse import ReusePolicy
 from trautoml.search import HyperbandSearcher, SearchBudget, Searcher, SearchResult, TrialRecord
+from trautoml.settings import Settings
 from trautoml.spec import ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
@@ -202,36 +205,44 @@ def test_seconds_saved_and_standalone(store: Store) -> None:
     first, joined = automl.fit(named("first")), automl.fit(named("alike"))
     probes = pytest.approx(24 * 0.01)
     assert first.seconds["probes"] == joined.seconds["probes"] == probes
-    assert first.seconds["search"] == 100.0
-    assert first.entry.search_estimate == 100.0
+    assert first.seconds["search"] == first.search_estimate == 100.0
     assert first.saved_seconds == pytest.approx(-0.24)
     assert joined.seconds["search"] == 0.0
-    assert joined.entry.search_estimate == pytest.approx(100.0)
-    assert joined.saved_seconds == pytest.approx(100.0 - 0.24 - joined.seconds["training"])
+    # A search leaves its winner trained, so the training after it is part of what it costs.
+    alone = 100.0 + first.seconds["training"]
+    assert joined.search_estimate == pytest.approx(alone)
+    assert joined.saved_seconds == pytest.approx(alone - 0.24 - joined.seconds["training"])
+
+
+def test_a_search_is_estimated_to_cost_no_more_than_it_may(store: Store) -> None:
+    automl = make_automl(store, searcher=Found(), budget=SearchBudget(3, 2, seconds=50))
+    automl.fit(named("first"))
+    assert automl.fit(named("alike")).search_estimate == 50.0
 
 
 def test_estimate_search(store: Store) -> None:
-    def add(seed: int, probes: float, search: float) -> None:
-        store.add_outcome(
-            stripes(seed=seed),
-            trials=CLOUDS["first"],
-            decision=SETTINGS.grouper().predict_one(CLOUDS["first"]),
-            spec=chain(),
+    def add(seed: int, probes: float, search: float, n: int = 60) -> None:
+        add_entry(
+            store,
+            stripes(seed=seed, n=n),
+            SETTINGS.grouper().predict_one(CLOUDS["first"]),
             searched=search > 0,
-            score=0.5,
-            test_score=0.5,
             seconds={"probes": probes, "search": search, "training": 1.0},
             search_estimate=search,
-            wall_seconds=1.0,
         )
 
-    assert estimate_search([], 5.0) == 0.0
-    add(0, probes=2.0, search=20.0)
+    assert estimate_search([], 60, 5.0) == 0.0
+    add(0, probes=2.0, search=19.0)
     add(1, probes=1.0, search=0.0)  # reused: says nothing about searches
-    add(2, probes=1.0, search=30.0)
-    assert estimate_search(store.log(), 5.0) == pytest.approx(5.0 * (10 + 30) / 2)
+    add(2, probes=1.0, search=29.0)
+    assert estimate_search(store.log(), 60, 5.0) == pytest.approx(5.0 * (10 + 30) / 2)
     add(3, probes=0.0, search=30.0)  # an engine without a clock
-    assert estimate_search(store.log(), 5.0) == pytest.approx(100.0)
+    assert estimate_search(store.log(), 60, 5.0) == pytest.approx(100.0)
+    # Probes see as many images of any task, a search all: half the images cost half.
+    assert estimate_search(store.log(), 30, 5.0) == pytest.approx(50.0)
+    assert estimate_search(store.log(), 30, 5.0, at_most=20.0) == 20.0
+    add(4, probes=1.0, search=9.0, n=30)
+    assert estimate_search(store.log(), 60, 5.0) == pytest.approx(5.0 * (10 + 30 + 20) / 3)
 
 
 # --- seen before ------------------------------------------------------------------------------

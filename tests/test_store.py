@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from automl_support import chain, cloud, scored, stripes
+from automl_support import add_entry, chain, scored, stripes
 from sqlalchemy import create_engine, inspect
 
 import trautoml
+from trautoml.engine import SharedTask
 from trautoml.errors import InputError, StoreError
 from trautoml.grouping import Decision
-from trautoml.jobs import TrainingResult
+from trautoml.jobs import TrainingJob, TrainingResult
+from trautoml.records import LogEntry
 from trautoml.search import HyperbandSearcher, SearchBudget
-from trautoml.store import SCHEMA_VERSION, LogEntry, Store
+from trautoml.store import SCHEMA_VERSION, Store
 from trautoml.task import Task
 
 OPENED = Decision("opened", 0, 1.0, np.empty(0))
@@ -25,18 +27,8 @@ SECONDS = {"probes": 1.5, "search": 0.0, "training": 0.1 + 0.2}
 
 
 def add(store: Store, task: Task, decision: Decision = OPENED, **options: object) -> LogEntry:
-    values = {
-        "trials": cloud(0.5, 0.6, seed=0),
-        "decision": decision,
-        "spec": chain(),
-        "searched": True,
-        "score": 0.9,
-        "test_score": 1 / 3,
-        "seconds": SECONDS,
-        "search_estimate": 12.25,
-        "wall_seconds": 7.0,
-    }
-    return store.add_outcome(task, **values | options)
+    fixed = {"test_score": 1 / 3, "seconds": SECONDS, "search_estimate": 12.25}
+    return add_entry(store, task, decision, **fixed | {"wall_seconds": 7.0} | options)
 
 
 def one_line(error: Exception) -> str:
@@ -77,20 +69,22 @@ def test_every_field_of_an_outcome_comes_back(
 @pytest.mark.parametrize("test_score", [None, 0.25])
 @pytest.mark.parametrize("diverged", [True, False])
 def test_a_training_comes_back(tmp_path: Path, test_score: float | None, diverged: bool) -> None:
+    job = TrainingJob(SharedTask("fingerprint"), chain(), 2, seed=2**32 - 1)
     result = TrainingResult(1 / 3, test_score, 0.1 + 0.2, 2.5, diverged)
     with Store(tmp_path / "store") as store:
-        assert store.training("key") is None
-        store.add_training("key", "fingerprint", chain(), 2**32 - 1, result)
+        assert store.training(job.key) is None
+        store.add_training(job, result)
     with Store(tmp_path / "store") as store:
-        assert store.training("key") == result
+        assert store.training(job.key) == result
         assert store.n_trainings() == 1
 
 
 def test_the_first_result_of_a_training_stays(tmp_path: Path) -> None:
     with Store(tmp_path / "store") as store:
-        store.add_training("key", "fingerprint", chain(), 0, scored(0.5, 1))
-        store.add_training("key", "fingerprint", chain(), 0, scored(0.7, 1))
-        assert store.training("key") == scored(0.5, 1)
+        job = TrainingJob(SharedTask("fingerprint"), chain(), 1)
+        store.add_training(job, scored(0.5, 1))
+        store.add_training(job, scored(0.7, 1))
+        assert store.training(job.key) == scored(0.5, 1)
         assert store.n_trainings() == 1
 
 
@@ -275,7 +269,7 @@ def test_a_database_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["nonsense", "cobol://host/x"])
 def test_a_url_that_names_no_database(tmp_path: Path, url: str) -> None:
-    with pytest.raises(StoreError, match="can't open the database") as caught:
+    with pytest.raises(StoreError, match="can't open a database") as caught:
         Store(tmp_path, url)
     one_line(caught.value)
 
@@ -287,6 +281,37 @@ def test_another_database_by_url(tmp_path: Path) -> None:
     with Store(tmp_path / "store", url) as store:
         assert len(store.log()) == 1
     assert not (tmp_path / "store" / "trautoml.db").exists()
+
+
+def test_a_decision_on_another_state_is_refused(tmp_path: Path) -> None:
+    with Store(tmp_path) as store, Store(tmp_path) as other:
+        add(store, stripes())
+        with pytest.raises(StoreError, match="another process has added a task") as caught:
+            add(other, stripes("late", seed=1), position=0)
+        one_line(caught.value)
+        assert [entry.name for entry in other.log()] == ["stripes"]
+        assert add(other, stripes("late", seed=1)).position == 1
+
+
+def test_the_folder_is_the_same_place_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Store("store") as store:
+        add(store, stripes())
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert store.folder == tmp_path / "store"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Store.open_existing("~/store") as store:
+        assert len(store.log()) == 1
+
+
+def test_a_folder_that_a_url_cannot_name(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="question mark") as caught:
+        Store(tmp_path / "what?x")
+    one_line(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_outcome_leaves_nothing(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from automl_support import chain, cloud, stripes
+from automl_support import add_entry, chain, stripes
 from rich.console import Console
 
 from trautoml.grouping import Decision
-from trautoml.store import LogEntry, Store
+from trautoml.records import LogEntry
+from trautoml.store import Store
 from trautoml.summary import print_summary, summarise
 
 FIRST = Decision("opened", 0, 1.0, np.zeros(0))
@@ -34,17 +35,14 @@ def add(
     probes: float = 2.0,
     training: float = 1.0,
 ) -> None:
-    store.add_outcome(
+    add_entry(
+        store,
         stripes(name, seed=len(store.log())),
-        trials=cloud(0.5, 0.5, 0),
-        decision=decision,
+        decision,
         spec=chain(8 if decision.group == 0 else 16),
         searched=search > 0,
-        score=0.9,
-        test_score=0.875,
         seconds={"probes": probes, "search": search, "training": training},
         search_estimate=search or estimate,
-        wall_seconds=3.0,
     )
 
 

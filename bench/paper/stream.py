@@ -2,9 +2,9 @@
 
     python bench/paper/stream.py --data DIR [--store DIR] [--out bench/results]
 
-First the stream, in a seeded order, as a user would run it; then, on the same store, the search
-that each reused task was spared, so that the time saved and the accuracy given up are measured and
-not estimated. Stop it at any time: started again, it goes on where it stopped.
+First the stream, in a seeded order, as a user would run it; then, in a store of their own, the
+searches that the reused tasks were spared, so that the time saved and the accuracy given up are
+measured and not estimated. Stop it at any time: started again, it goes on where it stopped.
 """
 
 import argparse
@@ -32,27 +32,29 @@ class Standalone:
     test_accuracy: float
 
 
-def standalone(automl: TransferAutoML, task: Task, entry: LogEntry) -> Standalone:
-    """Search a task by itself; for a task that was searched in the stream nothing is run again."""
+def standalone(alone: TransferAutoML, task: Task, entry: LogEntry) -> Standalone:
+    """Search a task by itself; one that was searched in the stream has been already."""
     if entry.searched:
         return Standalone(entry.standalone_seconds, entry.test_score)
-    model = automl.search(task)
+    model = alone.search(task)
     return Standalone(model.search_seconds + model.training_seconds, model.test_score)
 
 
-def report(log: list[LogEntry], alone: list[Standalone], budget: SearchBudget) -> str:
+def report(log: list[LogEntry], alone: list[Standalone], automl: TransferAutoML) -> str:
     """Write the table as Markdown."""
+    budget, workers = automl.budget, automl.engine.n_workers
     lines = [
         "# Fourteen tasks, one order, Hyperband",
         "",
         (
-            f"Command: `python bench/paper/stream.py`. {datetime.now(timezone.utc):%Y-%m-%d}, "
-            f"{processor()}, {os.cpu_count()} cores, two workers of one thread."
+            "Command: `python bench/paper/stream.py --data DIR`. "
+            f"{datetime.now(timezone.utc):%Y-%m-%d}, {processor()}, {os.cpu_count()} cores, "
+            f"{workers} workers of one thread."
         ),
         "",
         (
             f"Search budget: {budget.trials} candidates, {budget.epochs} epochs. "
-            "All times are worker seconds (about twice the elapsed time on two workers). "
+            "All times are worker seconds (summed over the workers). "
             "*Estimate*: what trautoml told the user a search would have cost; *alone*: what that "
             "search did cost, measured afterwards."
         ),
@@ -137,16 +139,18 @@ def main() -> None:
         for index in order:
             outcome = automl.fit(tasks[index])
             print(outcome.sentence, f"test accuracy {outcome.test_score:.3f}", flush=True)
-        log = store.log()
-        alone = []
+        entries = {entry.fingerprint: entry for entry in store.log()}
+    log = [entries[tasks[index].fingerprint] for index in order]
+    alone = []
+    with TransferAutoML(arguments.store / "alone", budget=budget) as searcher:
         for index, entry in zip(order, log, strict=True):
-            alone.append(standalone(automl, tasks[index], entry))
+            alone.append(standalone(searcher, tasks[index], entry))
             print(entry.name, alone[-1], flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "fourteen_tasks.md").write_text(report(log, alone, budget))
+    (arguments.out / "fourteen_tasks.md").write_text(report(log, alone, automl))
     data = summarise(log) | {"standalone": [vars(single) for single in alone]}
     (arguments.out / "fourteen_tasks.json").write_text(json.dumps(data, indent=1))
-    print(report(log, alone, budget))
+    print(report(log, alone, automl))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""The paper's fourteen tasks, from a folder of data sets in the layout of `shared/data`."""
+"""The paper's fourteen tasks, from a folder of data sets.
+
+The folder holds ``load.py`` with ``load(file) -> dict`` of ``train_images``, ``train_labels``,
+``test_images``, ``test_labels`` and ``class_names``; ``derive.py`` with ``rotated()`` and
+``background_images()``, which derive two more from mnist; and the ``.npz`` files that they read.
+"""
 
 import sys
 from pathlib import Path

@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trautoml.automl import Outcome, Settings, TransferAutoML
+    from trautoml.automl import TransferAutoML
     from trautoml.callbacks import Callbacks
+    from trautoml.outcome import Outcome
     from trautoml.search import SearchBudget
+    from trautoml.settings import Settings
     from trautoml.spec import ModelSpec
     from trautoml.store import Store
     from trautoml.task import Task
@@ -26,9 +28,9 @@ __all__ = [
 _HOMES = {
     "Callbacks": "callbacks",
     "ModelSpec": "spec",
-    "Outcome": "automl",
+    "Outcome": "outcome",
     "SearchBudget": "search",
-    "Settings": "automl",
+    "Settings": "settings",
     "Store": "store",
     "Task": "task",
     "TransferAutoML": "automl",

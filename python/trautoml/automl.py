@@ -4,183 +4,34 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
 from trautoml.callbacks import Callbacks
-from trautoml.classifier import ImageClassifier, load_classifier
 from trautoml.demo_tasks import digits
+from trautoml.device import resolve_device
 from trautoml.engine import Engine, make_engine
-from trautoml.errors import EngineError, InputError, StoreError
+from trautoml.errors import EngineError
 from trautoml.explain import explain
 from trautoml.grouping import Decision, MarkovGrouper
 from trautoml.jobs import checkpoint_folder, resumable_job
+from trautoml.outcome import FittedModel, Outcome
 from trautoml.probes import Measurement, ProbeSuite, pilot
 from trautoml.recording import RecordingEngine
+from trautoml.records import LogEntry
 from trautoml.reuse import PaperPolicy, ReusePolicy
 from trautoml.search import HyperbandSearcher, SearchBudget, Searcher
+from trautoml.settings import Settings, agreed_settings
 from trautoml.spaces import ChainSpace
 from trautoml.spec import ModelSpec
-from trautoml.store import LogEntry, Store
+from trautoml.store import Store
 from trautoml.task import Task
 
 _log = logging.getLogger("trautoml")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is fixed for the life of a store: tasks only compare under equal settings.
-
-    Parameters
-    ----------
-    seed : int
-        Draws probes, presets, candidates and initial weights.
-    probes : int
-        Number of probes B.
-    trials : int
-        Trials T of each probe.
-    probe_images : int
-        Training images that one trial sees.
-    grouping : dict
-        Arguments of `MarkovGrouper`, other than the seed.
-
-    Raises
-    ------
-    InputError
-        If a number is out of range. `GroupingError`, one of its kind, for the grouping.
-    """
-
-    seed: int = 0
-    probes: int = 6
-    trials: int = 8
-    probe_images: int = 4000
-    grouping: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("probes", 1), ("trials", 1), ("probe_images", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"expected {name} >= {least}, got {getattr(self, name)}")
-        tests = self.grouping.get("alpha", 0.005) > 0
-        if tests and self.trials <= self.probes:
-            raise InputError(
-                f"the test needs more trials than probes, got {self.trials} trials of "
-                f"{self.probes} probes: raise trials above {self.probes}, take fewer probes, or "
-                "switch the test off with alpha = 0"
-            )
-        # Complete, so that defaults given and defaults left out compare equal.
-        complete = {k: v for k, v in self.grouper().params.items() if k != "seed"}
-        object.__setattr__(self, "grouping", complete)
-
-    @classmethod
-    def of(cls, store: Store) -> "Settings | None":
-        """Return the settings that a store was made with, or None for a new one."""
-        stored = store.setting("settings")
-        return None if stored is None else cls(**stored)
-
-    def grouper(self) -> MarkovGrouper:
-        """Make a grouper that has seen nothing."""
-        return MarkovGrouper(**self.grouping, seed=self.seed)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What `TransferAutoML.fit` gives for a task.
-
-    Attributes
-    ----------
-    entry : LogEntry
-        The record in the store: decision, spec, scores, seconds.
-    sentence : str
-        The decision in words.
-    model_file : Path
-        The weights, in safetensors format.
-    restored : bool
-        Whether the task had been fitted before and nothing was computed.
-    """
-
-    entry: LogEntry
-    sentence: str
-    model_file: Path
-    restored: bool
-
-    @property
-    def decision(self) -> Decision:
-        """What the grouper decided."""
-        return self.entry.decision
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The model: architecture and hyper-parameters."""
-        return self.entry.spec
-
-    @property
-    def test_score(self) -> float:
-        """Accuracy on the test split."""
-        return self.entry.test_score
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Worker seconds of ``"probes"``, ``"search"`` and ``"training"``."""
-        return self.entry.seconds
-
-    @property
-    def saved_seconds(self) -> float:
-        """Worker seconds less than a search; after a search, minus the cost of the probes."""
-        return self.entry.saved_seconds
-
-    @cached_property
-    def model(self) -> ImageClassifier:
-        """The trained model, on the CPU.
-
-        Raises
-        ------
-        StoreError
-            If its file has gone.
-        """
-        entry = self.entry
-        if not self.model_file.is_file():
-            raise StoreError(
-                f"the weights of {entry.name} are not at {self.model_file}: put the file back, or "
-                "train the spec again"
-            )
-        return load_classifier(
-            self.model_file, entry.spec, entry.image_shape, len(entry.class_names)
-        )
-
-    def __repr__(self) -> str:
-        return (
-            f"<Outcome {self.entry.name}: {self.sentence}; test accuracy {self.test_score:.3f}, "
-            f"model {self.spec.architecture} {self.spec.digest}>"
-        )
-
-
-@dataclass(frozen=True)
-class FittedModel:
-    """A spec with the model that was trained of it.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        What was trained.
-    score, test_score : float
-        Validation and test accuracy.
-    search_seconds, training_seconds : float
-        Worker seconds of the search, 0 if there was none, and of the training after it.
-    checkpoint : Path
-        The weights.
-    """
-
-    spec: ModelSpec
-    score: float
-    test_score: float
-    search_seconds: float
-    training_seconds: float
-    checkpoint: Path
 
 
 class TransferAutoML:
@@ -230,9 +81,10 @@ class TransferAutoML:
         callbacks: Sequence[Callbacks] = (),
     ) -> None:
         self._owns_store = not isinstance(store, Store)
+        resolve_device(device)  # a mistake in it must not leave a store behind
         self.store = store if isinstance(store, Store) else Store(store)
         try:
-            self.settings = _agreed_settings(self.store, settings)
+            self.settings = agreed_settings(self.store, settings)
         except BaseException:
             if self._owns_store:
                 self.store.close()
@@ -282,33 +134,16 @@ class TransferAutoML:
         self._tell("decided", task, decision, explain(decision, log, task.name))
 
         spec = self.policy.choose(_group_specs(log), measured.trials, decision)
-        model = self.search(task) if spec is None else self._train(task, spec)
-        probe_seconds = float(measured.seconds.sum())
+        model = self.search(task) if spec is None else self._reuse(task, spec)
         self.store.keep_model(task.fingerprint, model.checkpoint)
-        entry = self.store.add_outcome(
-            task,
-            trials=measured.trials,
-            decision=decision,
-            spec=model.spec,
-            searched=spec is None,
-            score=model.score,
-            test_score=model.test_score,
-            seconds={
-                "probes": probe_seconds,
-                "search": model.search_seconds,
-                "training": model.training_seconds,
-            },
-            search_estimate=estimate_search(log, probe_seconds)
-            if spec is not None
-            else model.search_seconds,
-            wall_seconds=time.perf_counter() - started,
-        )
+        entry = self._entry(task, log, measured, decision, model, time.perf_counter() - started)
+        self.store.add_outcome(entry)
         self._tidy_up(task)
         outcome = self._outcome(entry, [*log, entry], restored=False)
         self._tell("task_finished", outcome)
         return outcome
 
-    def search(self, task: Task) -> "FittedModel":
+    def search(self, task: Task) -> FittedModel:
         """Search a model for the task alone and train it: what `fit` does where nothing is reused.
 
         Nothing is decided or logged, but the trainings are remembered. This is the baseline that
@@ -326,9 +161,12 @@ class TransferAutoML:
             callback=lambda progress: self._tell("search_progress", task, progress),
         )
         trained = [int(record.epochs) for record in found.history if record.spec == found.spec]
-        return self._train(
-            task, found.spec, done=max(trained, default=0), search_seconds=found.seconds
-        )
+        model = self._train(task, found.spec, done=max(trained, default=0))
+        if model.diverged:
+            _log.warning(
+                "the model of %s diverged in its training: it does no better than chance", task.name
+            )
+        return replace(model, searched=True, search_seconds=found.seconds)
 
     @cached_property
     def suite(self) -> ProbeSuite:
@@ -341,9 +179,9 @@ class TransferAutoML:
         sampled = ProbeSuite.sample(
             self.settings.probes, seed=seed, space=space, images=self.settings.probe_images
         )
-        suite = pilot(
-            sampled, digits(), space=space, seed=seed, engine=self.engine, device=self.device
-        )
+        easy = digits()
+        suite = pilot(sampled, easy, space=space, seed=seed, engine=self.engine, device=self.device)
+        self._tidy_up(easy)
         self.store.add_setting("suite", suite.to_json())
         return suite
 
@@ -380,9 +218,17 @@ class TransferAutoML:
             grouper.learn_one(entry.trials, entry.decision)
         return grouper
 
-    def _train(
-        self, task: Task, spec: ModelSpec, *, done: int = 0, search_seconds: float = 0.0
-    ) -> "FittedModel":
+    def _reuse(self, task: Task, spec: ModelSpec) -> FittedModel:
+        """Train a known spec; search after all if it diverges on this task."""
+        model = self._train(task, spec)
+        if not model.diverged:
+            return model
+        _log.warning("the group's model diverges on %s: a search is run instead", task.name)
+        searched = self.search(task)
+        wasted = model.training_seconds
+        return replace(searched, training_seconds=searched.training_seconds + wasted)
+
+    def _train(self, task: Task, spec: ModelSpec, *, done: int = 0) -> FittedModel:
         """Train the spec for the full budget, epoch by epoch, so that a kill costs one epoch.
 
         A search has trained its winner already: its checkpoint after `done` epochs is there, and
@@ -408,12 +254,49 @@ class TransferAutoML:
             raise EngineError(
                 "expected a test score of the last epoch: an engine must run every job"
             )
-        if result.diverged:
-            _log.warning(
-                "the model of %s diverged in its training: it does no better than chance", task.name
-            )
         return FittedModel(
-            spec, result.score, result.test_score, search_seconds, seconds, job.checkpoint
+            spec=spec,
+            score=result.score,
+            test_score=result.test_score,
+            diverged=result.diverged,
+            training_seconds=seconds,
+            checkpoint=job.checkpoint,
+        )
+
+    def _entry(
+        self,
+        task: Task,
+        log: Sequence[LogEntry],
+        measured: Measurement,
+        decision: Decision,
+        model: FittedModel,
+        wall_seconds: float,
+    ) -> LogEntry:
+        probe_seconds = float(measured.seconds.sum())
+        limit = self.budget.seconds
+        at_most = None if limit is None else limit * self.engine.n_workers
+        return LogEntry(
+            position=len(log),
+            fingerprint=task.fingerprint,
+            name=task.name,
+            n_train=task.n_train,
+            image_shape=task.image_shape,
+            class_names=task.class_names,
+            trials=measured.trials,
+            decision=decision,
+            spec=model.spec,
+            searched=model.searched,
+            score=model.score,
+            test_score=model.test_score,
+            seconds={
+                "probes": probe_seconds,
+                "search": model.search_seconds,
+                "training": model.training_seconds,
+            },
+            search_estimate=model.search_seconds
+            if model.searched
+            else estimate_search(log, task.n_train, probe_seconds, at_most),
+            wall_seconds=wall_seconds,
         )
 
     def _tidy_up(self, task: Task) -> None:
@@ -431,18 +314,25 @@ class TransferAutoML:
             getattr(callbacks, hook)(*arguments)
 
 
-def estimate_search(log: Sequence[LogEntry], probe_seconds: float) -> float:
-    """Estimate what a search would cost a task, in worker seconds.
+def estimate_search(
+    log: Sequence[LogEntry], n_train: int, probe_seconds: float, at_most: float | None = None
+) -> float:
+    """Estimate what searching a task alone would cost, in worker seconds.
 
-    The searches so far, each scaled by how much longer the probes took on this task: the probes
-    are networks of the same space, so they feel image size, device and load as a search would.
+    A search goes through all training images, a probe always through the same number. So the
+    cost of each search so far is taken per training image and per second of the probes, which are
+    networks of the same space and feel image size, device and load as a search would.
 
     Parameters
     ----------
     log : sequence of LogEntry
         Earlier tasks; those that were searched count.
+    n_train : int
+        Training images of this task.
     probe_seconds : float
-        Worker seconds of this task's probes.
+        Worker seconds of its probes.
+    at_most : float, optional
+        What a search may spend.
 
     Returns
     -------
@@ -450,11 +340,12 @@ def estimate_search(log: Sequence[LogEntry], probe_seconds: float) -> float:
         The mean over the searched tasks; 0 if there is none.
     """
     ratios = [
-        entry.search_estimate / entry.seconds["probes"]
+        entry.standalone_seconds / (entry.n_train * entry.seconds["probes"])
         for entry in log
         if entry.searched and entry.seconds["probes"] > 0
     ]
-    return probe_seconds * float(np.mean(ratios)) if ratios else 0.0
+    estimate = float(np.mean(ratios)) * n_train * probe_seconds if ratios else 0.0
+    return estimate if at_most is None else min(estimate, at_most)
 
 
 def _group_specs(log: Sequence[LogEntry]) -> dict[int, ModelSpec]:
@@ -463,36 +354,3 @@ def _group_specs(log: Sequence[LogEntry]) -> dict[int, ModelSpec]:
     for entry in log:
         specs.setdefault(entry.decision.group, entry.spec)
     return specs
-
-
-def _agreed_settings(store: Store, wanted: Settings | None) -> Settings:
-    """Return the store's settings, fixing them if it is new.
-
-    Raises
-    ------
-    InputError
-        If others are wanted than the store was made with.
-    """
-    settings = Settings.of(store)
-    if settings is None:
-        settings = wanted or Settings()
-        store.add_setting("settings", asdict(settings))
-        return settings
-    if wanted is not None and wanted != settings:
-        old, new = _flat(settings), _flat(wanted)
-        differences = ", ".join(
-            f"{name}: {old[name]} in the store, {new[name]} wanted"
-            for name in old
-            if old[name] != new[name]
-        )
-        raise InputError(
-            f"the store {store.folder} was made with other settings ({differences}); tasks only "
-            "compare under equal settings: leave the settings out, or start another store"
-        )
-    return settings
-
-
-def _flat(settings: Settings) -> dict[str, Any]:
-    values = asdict(settings)
-    grouping: dict[str, Any] = values.pop("grouping")
-    return values | grouping

@@ -1,13 +1,9 @@
 """What an observer of a run can hook into; every hook does nothing by default."""
 
-from typing import TYPE_CHECKING
-
 from trautoml.grouping import Decision
+from trautoml.outcome import Outcome
 from trautoml.search import SearchProgress
 from trautoml.task import Task
-
-if TYPE_CHECKING:
-    from trautoml.automl import Outcome
 
 
 class Callbacks:
@@ -28,5 +24,5 @@ class Callbacks:
     def training_progress(self, task: Task, epoch: int, epochs: int, score: float) -> None:
         """React to a finished epoch of the final training."""
 
-    def task_finished(self, outcome: "Outcome") -> None:
+    def task_finished(self, outcome: Outcome) -> None:
         """React to a task that is fitted and in the store, or was before."""

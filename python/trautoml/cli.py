@@ -21,9 +21,9 @@ from trautoml.errors import InputError, TrautomlError
 from trautoml.plain import plain
 
 if TYPE_CHECKING:
-    from trautoml.automl import Settings
     from trautoml.callbacks import Callbacks
     from trautoml.search import SearchBudget
+    from trautoml.settings import Settings
     from trautoml.store import Store
     from trautoml.task import Task
 
@@ -234,7 +234,7 @@ def _fit_all(
 
 def _settings(store: "Store", wanted: dict[str, float]) -> "Settings":
     """Put what was asked for over what the store has; `TransferAutoML` objects to a difference."""
-    from trautoml.automl import Settings
+    from trautoml.settings import Settings
 
     stored = Settings.of(store) or Settings()
     alpha = {"alpha": wanted.pop("alpha")} if "alpha" in wanted else {}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from trautoml.grouping import Decision
-from trautoml.store import LogEntry
+from trautoml.records import LogEntry
 
 
 def explain(decision: Decision, log: Sequence[LogEntry], name: str) -> str:

@@ -13,10 +13,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from trautoml.automl import Outcome
 from trautoml.callbacks import Callbacks
 from trautoml.duration import duration
 from trautoml.grouping import Decision
+from trautoml.outcome import Outcome
 from trautoml.plain import plain
 from trautoml.search import SearchProgress
 from trautoml.task import Task

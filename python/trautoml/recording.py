@@ -63,4 +63,4 @@ class RecordingEngine(Engine):
 
     def _keep(self, job: Any, result: Any) -> None:
         if isinstance(job, TrainingJob):
-            self._store.add_training(job.key, job.task.fingerprint, job.spec, job.seed, result)
+            self._store.add_training(job, result)

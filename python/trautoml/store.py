@@ -8,14 +8,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -30,14 +29,14 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy import Engine as Database
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from trautoml.database import tune
 from trautoml.errors import InputError, StoreError
 from trautoml.grouping import Decision
-from trautoml.jobs import TrainingResult
+from trautoml.jobs import TrainingJob, TrainingResult
+from trautoml.records import LogEntry
 from trautoml.spec import ModelSpec
-from trautoml.task import Task
 
 SCHEMA_VERSION = 1
 
@@ -58,7 +57,6 @@ _tasks = Table(
     Column("n_train", Integer, nullable=False),
     Column("image_shape", Text, nullable=False),
     Column("class_names", Text, nullable=False),
-    Column("added", String(32), nullable=False),
 )
 _trainings = Table(
     "trautoml_trainings",
@@ -66,10 +64,11 @@ _trainings = Table(
     Column("key", String(64), primary_key=True),
     Column("fingerprint", String(64), nullable=False, index=True),
     Column("spec", Text, nullable=False),
-    Column("seed", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False),
     Column("score", Float, nullable=False),
     Column("test_score", Float),
     Column("epochs", Float, nullable=False),
+    Column("schedule_epochs", Float, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("diverged", Boolean, nullable=False),
 )
@@ -90,72 +89,6 @@ _outcomes = Table(
 )
 
 
-@dataclass(frozen=True)
-class LogEntry:
-    """One fitted task as the store keeps it, in order of arrival.
-
-    Attributes
-    ----------
-    position : int
-        0 for the first task.
-    fingerprint, name : str
-        The task.
-    n_train : int
-        Its training images.
-    image_shape : tuple of int
-        ``(H, W, C)``.
-    class_names : tuple of str
-        Its classes.
-    trials : ndarray of float64, shape (T, B)
-        Its trials matrix.
-    decision : Decision
-        What the grouper decided.
-    spec : ModelSpec
-        The model it uses.
-    searched : bool
-        Whether the spec was searched for this task (else it was reused).
-    score, test_score : float
-        Validation and test accuracy of the final model.
-    seconds : dict of str to float
-        Worker seconds of ``"probes"``, ``"search"`` and ``"training"``.
-    search_estimate : float
-        Worker seconds of a search on this task: measured if there was one, else estimated.
-    wall_seconds : float
-        Elapsed time of the run that finished the task.
-    """
-
-    position: int
-    fingerprint: str
-    name: str
-    n_train: int
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    trials: npt.NDArray[np.float64]
-    decision: Decision
-    spec: ModelSpec
-    searched: bool
-    score: float
-    test_score: float
-    seconds: dict[str, float]
-    search_estimate: float
-    wall_seconds: float
-
-    @property
-    def spent_seconds(self) -> float:
-        """Worker seconds of everything that was done for this task."""
-        return sum(self.seconds.values())
-
-    @property
-    def standalone_seconds(self) -> float:
-        """Worker seconds of a search without probes: its winner comes out of it trained."""
-        return self.search_estimate + (self.seconds["training"] if self.searched else 0.0)
-
-    @property
-    def saved_seconds(self) -> float:
-        """What the task cost less than a search: after a search, minus the cost of the probes."""
-        return self.standalone_seconds - self.spent_seconds
-
-
 class Store:
     """The log and the weights. One process writes at a time; use it from one thread.
 
@@ -174,7 +107,13 @@ class Store:
     """
 
     def __init__(self, folder: Path | str, url: str | None = None) -> None:
-        self.folder = Path(folder)
+        # Absolute, as workers and a caller who changes the directory must mean the same place.
+        self.folder = Path(folder).expanduser().absolute()
+        if "?" in str(self.folder):
+            raise StoreError(
+                f"can't keep a database in {self.folder}: a question mark ends the path in its "
+                "URL; choose another folder"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -184,6 +123,7 @@ class Store:
             ) from error
         self.url = url or f"sqlite:///{self.folder / 'trautoml.db'}"
         self._database = _open(self.url)
+        self._name = str(self._database.url)  # without a password
         try:
             self._prepare()
         except BaseException:
@@ -211,7 +151,7 @@ class Store:
         InputError
             If there is none.
         """
-        if not (Path(folder) / "trautoml.db").is_file():
+        if not (Path(folder).expanduser() / "trautoml.db").is_file():
             raise InputError(
                 f"there is no store in {folder}: name the folder with --store, or start one with "
                 "`trautoml run TASK...`"
@@ -249,13 +189,17 @@ class Store:
             return None
         return TrainingResult(row.score, row.test_score, row.epochs, row.seconds, row.diverged)
 
-    def add_training(
-        self, key: str, fingerprint: str, spec: ModelSpec, seed: int, result: TrainingResult
-    ) -> None:
+    def add_training(self, job: TrainingJob, result: TrainingResult) -> None:
         """Keep the result of a finished training."""
-        values = {"key": key, "fingerprint": fingerprint, "spec": spec.to_json(), "seed": seed}
+        values = {
+            "key": job.key,
+            "fingerprint": job.task.fingerprint,
+            "spec": job.spec.to_json(),
+            "seed": job.seed,
+            "schedule_epochs": job.schedule_epochs or job.epochs,
+        }
         with self._guard(), self._database.begin() as connection:
-            if self._missing(connection, _trainings.c.key == key):
+            if self._missing(connection, _trainings.c.key == job.key):
                 connection.execute(insert(_trainings).values(values | asdict(result)))
 
     def n_trainings(self) -> int:
@@ -265,51 +209,27 @@ class Store:
                 connection.execute(select(func.count()).select_from(_trainings)).scalar_one()
             )
 
-    def add_outcome(
-        self,
-        task: Task,
-        *,
-        trials: npt.NDArray[np.float64],
-        decision: Decision,
-        spec: ModelSpec,
-        searched: bool,
-        score: float,
-        test_score: float,
-        seconds: dict[str, float],
-        search_estimate: float,
-        wall_seconds: float,
-    ) -> LogEntry:
-        """Append a fitted task to the log: the task, its decision and its model, or nothing."""
-        with self._guard(), self._database.begin() as connection:
-            position = connection.execute(select(func.count()).select_from(_outcomes)).scalar_one()
-            if self._missing(connection, _tasks.c.fingerprint == task.fingerprint):
-                connection.execute(
-                    insert(_tasks).values(
-                        fingerprint=task.fingerprint,
-                        # A file's name may hold bytes that are no text, which no database takes.
-                        name=task.name.encode("utf-8", "replace").decode("utf-8"),
-                        n_train=task.n_train,
-                        image_shape=json.dumps(task.image_shape),
-                        class_names=json.dumps(task.class_names),
-                        added=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                    )
-                )
-            connection.execute(
-                insert(_outcomes).values(
-                    position=position,
-                    fingerprint=task.fingerprint,
-                    trials=json.dumps(trials.tolist()),
-                    decision=json.dumps(decision.to_dict()),
-                    spec=spec.to_json(),
-                    searched=searched,
-                    score=score,
-                    test_score=test_score,
-                    seconds=json.dumps(seconds),
-                    search_estimate=search_estimate,
-                    wall_seconds=wall_seconds,
-                )
-            )
-        return self.log()[position]
+    def add_outcome(self, entry: LogEntry) -> None:
+        """Append a fitted task to the log: the task, its decision and its model, or nothing.
+
+        Raises
+        ------
+        StoreError
+            If the log has grown since the entry's position was taken, by another process: its
+            decision would belong to another state.
+        """
+        try:
+            with self._guard(), self._database.begin() as connection:
+                connection.execute(insert(_outcomes).values(_outcome_row(entry)))
+                if self._missing(connection, _tasks.c.fingerprint == entry.fingerprint):
+                    connection.execute(insert(_tasks).values(_task_row(entry)))
+        except StoreError as error:
+            if isinstance(error.__cause__, IntegrityError):
+                raise StoreError(
+                    f"another process has added a task to {self.folder} meanwhile, so the decision "
+                    f"on {entry.name} no longer holds: run it again, nothing finished is repeated"
+                ) from error
+            raise
 
     def log(self) -> list[LogEntry]:
         """Return all fitted tasks in order of arrival."""
@@ -363,7 +283,7 @@ class Store:
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).splitlines()[0]
             raise StoreError(
-                f"the store {self.url} can't be read or written ({reason}): check that the file "
+                f"the store {self._name} can't be read or written ({reason}): check that the file "
                 "is a trautoml store, that its folder is writable and that the disk is not full"
             ) from error
 
@@ -373,8 +293,8 @@ class Store:
             yield
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"the store {self.url} holds a damaged record ({error}): restore it from a backup, "
-                "or start a new store"
+                f"the store {self._name} holds a damaged record ({error}): restore it from a "
+                "backup, or start a new store"
             ) from error
 
 
@@ -382,9 +302,39 @@ def _open(url: str) -> Database:
     try:
         database = create_engine(url)
     except (SQLAlchemyError, ImportError) as error:
-        raise StoreError(f"can't open the database {url!r}: {error}") from error
+        raise StoreError(
+            f"can't open a database: {error}; expected a URL as SQLAlchemy has them, such as "
+            "postgresql://USER:PASSWORD@HOST/NAME"
+        ) from error
     tune(database)
     return database
+
+
+def _outcome_row(entry: LogEntry) -> dict[str, Any]:
+    return {
+        "position": entry.position,
+        "fingerprint": entry.fingerprint,
+        "trials": json.dumps(entry.trials.tolist()),
+        "decision": json.dumps(entry.decision.to_dict()),
+        "spec": entry.spec.to_json(),
+        "searched": entry.searched,
+        "score": entry.score,
+        "test_score": entry.test_score,
+        "seconds": json.dumps(entry.seconds),
+        "search_estimate": entry.search_estimate,
+        "wall_seconds": entry.wall_seconds,
+    }
+
+
+def _task_row(entry: LogEntry) -> dict[str, Any]:
+    return {
+        "fingerprint": entry.fingerprint,
+        # A file's name may hold bytes that are no text, which no database takes.
+        "name": entry.name.encode("utf-8", "replace").decode("utf-8"),
+        "n_train": entry.n_train,
+        "image_shape": json.dumps(entry.image_shape),
+        "class_names": json.dumps(entry.class_names),
+    }
 
 
 def _entry(row: Any) -> LogEntry:

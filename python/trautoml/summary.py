@@ -12,8 +12,8 @@ from rich.text import Text
 from trautoml.duration import duration
 from trautoml.explain import explain
 from trautoml.plain import plain
+from trautoml.records import LogEntry
 from trautoml.spec import ModelSpec
-from trautoml.store import LogEntry
 
 
 def summarise(log: Sequence[LogEntry]) -> dict[str, Any]:

@@ -58,9 +58,6 @@ Choice: TypeAlias = Union["optuna.Trial", RandomChoice]
 class SearchSpace(ABC):
     """The feasible region of models. Stateless: safe to share between threads and processes."""
 
-    name: str
-    """Kept in the store: features and searches are only comparable within one space."""
-
     @abstractmethod
     def define(self, choice: Choice) -> ModelSpec:
         """Make the choices one by one and return the spec they amount to."""

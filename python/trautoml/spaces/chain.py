@@ -13,8 +13,6 @@ class ChainSpace(SearchSpace):
     cost of the dearest network that the space can emit.
     """
 
-    name = "chain"
-
     def define(self, choice: Choice) -> ModelSpec:
         """Choose structure and hyper-parameters; widths and batch sizes are powers of two."""
         n_layers = choice.suggest_int("n_layers", 1, 4)
