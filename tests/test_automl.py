@@ -530,6 +530,23 @@ def test_its_own_engine_and_store_are_closed_with_it(
     assert closed == ["store"]
 
 
+def test_a_groups_model_that_diverges_is_not_reused(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Reckless(ReusePolicy):
+        def choose(self, group_specs: Any, trials: Any, decision: Any) -> ModelSpec | None:
+            return chain(8, learning_rate=1e9) if group_specs else None
+
+    automl = make_automl(store, searcher=Found(chain(16)), policy=Reckless())
+    automl.fit(named("first"))
+    outcome = automl.fit(named("alike"))
+    assert outcome.decision.kind == "joined"
+    assert outcome.entry.searched
+    assert outcome.spec == chain(16)
+    assert outcome.seconds["search"] == outcome.search_estimate == 100.0
+    assert "a search is run instead" in caplog.text
+
+
 def test_a_model_that_diverges_is_said(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     automl = make_automl(store, searcher=Found(chain(8, learning_rate=1e30)))
     outcome = automl.fit(stripes())

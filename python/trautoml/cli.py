@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from trautoml import __version__
 from trautoml.errors import InputError, TrautomlError
@@ -56,7 +57,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if present), cpu, cu
 BudgetOption = Annotated[
     str | None,
     typer.Option(
-        help="What one search may spend: a number of candidates, or a time (90s, 10m, 2h)."
+        help="What one search may spend: a number of candidates (20), or a time (90s, 10m, 2h)."
     ),
 ]
 EpochsOption = Annotated[
@@ -110,7 +111,11 @@ def run(
     workers: WorkersOption = None,
     device: DeviceOption = "auto",
     image_size: Annotated[
-        int | None, typer.Option(help="Side to which the images of folders are brought (8 to 224).")
+        int | None,
+        typer.Option(
+            help="Side to which the images of folders are brought, 8 to 224. "
+            "Default: their median, at most 64."
+        ),
     ] = None,
     data: Annotated[
         Path, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")
@@ -137,8 +142,11 @@ def run(
     # hours, nor leave a store that was made with the wrong settings.
     chosen = _budget(budget, epochs)
     resolve_device(device)
-    with _plain_warnings():
-        loaded = [load_task(task, data_root=data, image_size=image_size) for task in tasks]
+    loaded = []
+    with _plain_warnings(), _console().status("") as status:
+        for task in tasks:
+            status.update(Text(plain(f"reading {task}")))
+            loaded.append(load_task(task, data_root=data, image_size=image_size))
     _fit_all(loaded, store, chosen, wanted, workers, device)
 
 
