@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trautoml.errors import TaskError
-from trautoml.images import (
-    SkippedImageWarning,
-    as_images,
-    check_image_size,
-    open_file,
-    read_images,
-)
+from trautoml.image_files import SkippedImageWarning, check_image_size, open_file, read_images
+from trautoml.images import as_images
 
 RED = (255, 0, 0)
 

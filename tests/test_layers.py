@@ -13,10 +13,12 @@ LAYERS = [
     {"errors", "plain", "database", "_core"},
     {"duration", "device"},
     {"images", "splits"},
+    {"image_files"},
     {"archives", "folders"},
     {"torchvision_data"},
     {"task"},
     {"demo_tasks"},
+    {"loading"},
     {"spec"},
     {"networks", "spaces"},
     {"engine"},
@@ -38,7 +40,6 @@ LAYERS = [
 
 UPWARD = {
     ("spec", "networks"),  # registers the architectures that ship when the first is built
-    ("task", "demo_tasks"),  # `load_task` reads them by name, as it does every other task
 }
 """Imports inside a function that look upward on purpose."""
 

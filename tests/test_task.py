@@ -12,8 +12,10 @@ from PIL import Image
 from torchvision import datasets
 
 from trautoml.errors import TaskError
-from trautoml.images import SkippedImageWarning
-from trautoml.task import SPLITS, Task, load_task
+from trautoml.image_files import SkippedImageWarning
+from trautoml.loading import load_task
+from trautoml.splits import split_slices
+from trautoml.task import SPLITS, Task
 
 FIELDS = [f"{split}_{part}" for split in SPLITS for part in ("images", "labels")]
 
@@ -572,6 +574,41 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     task = Task.from_folder(root)
     # a/up/ reaches b/ once; a/ itself is not read a second time.
     assert task.n_train + len(task.val_labels) + len(task.test_labels) == 3 + 4 + 4
+
+
+def test_images_of_given_splits_are_not_copied(tmp_path: Path) -> None:
+    for split in SPLITS:
+        for label in "ab":
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.fromarray(numbered(3)[2]).save(tmp_path / split / label / "1.png")
+    task = Task.from_folder(tmp_path)
+    every = [getattr(task, f"{split}_images") for split in SPLITS]
+    assert len({id(base_of(images)) for images in every}) == 1
+    assert all(images.flags.c_contiguous and len(images) == 2 for images in every)
+
+
+def test_arrays_of_the_caller_are_copied() -> None:
+    arrays = [numbered(4) for _ in SPLITS]
+    labels = np.arange(4) % 2
+    task = Task.from_arrays(
+        arrays[0], labels, val_images=arrays[1], val_labels=labels,
+        test_images=arrays[2], test_labels=labels,
+    )  # fmt: skip
+    for split, array in zip(SPLITS, arrays, strict=True):
+        assert not np.shares_memory(getattr(task, f"{split}_images"), array)
+        assert not np.shares_memory(getattr(task, f"{split}_labels"), labels)
+
+
+def base_of(array: np.ndarray) -> np.ndarray:
+    return array if array.base is None else base_of(array.base)
+
+
+@given(st.lists(st.sampled_from(SPLITS)).map(lambda found: sorted(found, key=SPLITS.index)))
+def test_slices_of_splits_hold_their_rows(found: list[str]) -> None:
+    slices = split_slices(found, SPLITS)
+    assert list(slices) == list(SPLITS)
+    for split, rows in slices.items():
+        assert list(range(len(found)))[rows] == [i for i, s in enumerate(found) if s == split]
 
 
 # --- from_torchvision ------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def run(
 ) -> None:
     """Give each task a model, in the order given: reused if it can be, searched if it must be."""
     from trautoml.device import resolve_device
-    from trautoml.task import load_task
+    from trautoml.loading import load_task
 
     settings = {"seed": seed, "probes": probes, "trials": trials, "alpha": alpha}
     wanted = {name: value for name, value in settings.items() if value is not None}

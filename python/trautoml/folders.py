@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trautoml.errors import TaskError
-from trautoml.images import EXTENSIONS
+from trautoml.image_files import EXTENSIONS
 
 SPLIT_FOLDERS = {
     "train": "train",

@@ -3,7 +3,7 @@
 All draws are stratified and seeded; the order in which images came is kept within every split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +189,28 @@ def hold_out(labels: Labels, rng: np.random.Generator) -> tuple[Indices, Indices
     """
     held_out = sample_classes(labels, HOLDOUT, rng)
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def split_slices(found: Sequence[str], splits: Iterable[str]) -> dict[str, slice]:
+    """Say where the images of each split lie in an array that holds all splits, one by one.
+
+    Parameters
+    ----------
+    found : sequence of str
+        The split of each image.
+    splits : iterable of str
+        Names of all splits, in the order in which they lie.
+
+    Returns
+    -------
+    dict of slice
+        By split; empty slices for those without images.
+    """
+    rows, start = {}, 0
+    for split in splits:
+        rows[split] = slice(start, start + found.count(split))
+        start = rows[split].stop
+    return rows
 
 
 def sample_classes(labels: Labels, fraction: float, rng: np.random.Generator) -> Indices:

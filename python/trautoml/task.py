@@ -2,8 +2,8 @@
 
 A `Task` is made from arrays, an ``.npz`` file, a folder of class folders or the name of a
 torchvision dataset, and is the same plain thing from then on: uint8 images of one shape and labels
-0..C-1. How arrays and files are brought to one shape is said in `trautoml.images`; how splits are
-drawn, in `Task.from_arrays`.
+0..C-1. How they are brought to one shape is said in `trautoml.images` for arrays and in
+`trautoml.image_files` for files; how splits are drawn, in `Task.from_arrays`.
 """
 
 import hashlib
@@ -20,16 +20,8 @@ import numpy.typing as npt
 from trautoml.archives import read_npz
 from trautoml.errors import TaskError
 from trautoml.folders import scan_folder
-from trautoml.images import (
-    EXTENSIONS,
-    MAX_SIDE,
-    MIN_SIDE,
-    Images,
-    ImageSize,
-    as_images,
-    open_file,
-    read_images,
-)
+from trautoml.image_files import EXTENSIONS, ImageSize, open_file, read_images
+from trautoml.images import MAX_SIDE, MIN_SIDE, Images, as_images
 from trautoml.splits import (
     Labels,
     check_counts,
@@ -38,6 +30,7 @@ from trautoml.splits import (
     hold_out,
     name_classes,
     sample_classes,
+    split_slices,
 )
 from trautoml.torchvision_data import find_dataset, read_dataset
 
@@ -209,7 +202,9 @@ class Task:
         (folder / "task.json").write_text(json.dumps(about), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, mmap: bool = True) -> "Task":
+    def load(
+        cls, folder: str | Path, mmap: bool = True, *, fingerprint: str | None = None
+    ) -> "Task":
         """Read a task that `save` wrote.
 
         Parameters
@@ -219,6 +214,9 @@ class Task:
         mmap : bool, optional
             Map the arrays read-only instead of copying them into memory: processes that load the
             same folder then share one copy.
+        fingerprint : str, optional
+            That of the task that was saved, where it is known. It is taken on trust, so that the
+            images need not be read for it; by default it is computed when it is asked for.
 
         Returns
         -------
@@ -237,13 +235,16 @@ class Task:
                 key: np.load(folder / f"{key}.npy", mmap_mode=mode, allow_pickle=False)
                 for key in (f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
             }
-            return cls(name=about["name"], class_names=tuple(about["class_names"]), **arrays)
+            task = cls(name=about["name"], class_names=tuple(about["class_names"]), **arrays)
         except TaskError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TaskError(
                 f"{folder} holds no complete saved task ({error}); save it again"
             ) from error
+        if fingerprint is not None:
+            vars(task)["fingerprint"] = fingerprint
+        return task
 
     @classmethod
     def from_arrays(
@@ -300,14 +301,23 @@ class Task:
                 raise TaskError(f"the {split} split has no {lacking}; give both or neither")
             if some_images is not None and some_labels is not None:
                 parts[split] = _clean(some_images, some_labels, split)
+        return cls._from_parts(name, parts, class_names, seed, copy=True)
+
+    @classmethod
+    def _from_parts(
+        cls,
+        name: str,
+        parts: Mapping[str, tuple[Images, npt.NDArray[np.generic]]],
+        class_names: Sequence[str] | None,
+        seed: int,
+        *,
+        copy: bool,
+    ) -> "Task":
+        """Renumber the classes and draw the missing splits."""
         classes = np.unique(parts["train"][1])
         names = name_classes(classes, class_names)
-        return cls._assemble(
-            name,
-            {s: (x, encode_labels(y, classes, s)) for s, (x, y) in parts.items()},
-            names,
-            seed,
-        )
+        encoded = {s: (x, encode_labels(y, classes, s)) for s, (x, y) in parts.items()}
+        return cls._assemble(name, encoded, names, seed, copy=copy)
 
     @classmethod
     def _assemble(
@@ -316,19 +326,23 @@ class Task:
         parts: Mapping[str, tuple[Images, Labels]],
         class_names: tuple[str, ...],
         seed: int,
+        *,
+        copy: bool,
     ) -> "Task":
-        """Draw the missing splits and copy every array once."""
+        """Draw the missing splits; with `copy`, given ones don't share memory with the task."""
         images, labels = parts["train"]
         check_counts(labels, class_names, needed=1 + ("val" not in parts) + ("test" not in parts))
         rng = np.random.default_rng(seed)
-        split = {s: (x.copy(), y) for s, (x, y) in parts.items() if s != "train"}
+        split = {s: (x.copy() if copy and s != "train" else x, y) for s, (x, y) in parts.items()}
         train = np.arange(len(labels))
         for missing in ("test", "val"):
             if missing not in parts:
                 kept, held_out = hold_out(labels[train], rng)
                 split[missing] = images[train[held_out]], labels[train[held_out]]
                 train = train[kept]
-        return cls(name, images[train], labels[train], *split["val"], *split["test"], class_names)
+        if copy or len(train) < len(labels):
+            split["train"] = images[train], labels[train]
+        return cls(name, *split["train"], *split["val"], *split["test"], class_names)
 
     @classmethod
     def from_npz(cls, path: str | Path, *, name: str | None = None, seed: int = 0) -> "Task":
@@ -371,9 +385,9 @@ class Task:
 
         Either the folder has one folder for each class, or it has ``train/`` and if need be
         ``val/`` (``valid/``) and ``test/``, each with class folders. Files are found at any depth
-        in a class folder, by the endings in `trautoml.images.FORMATS`; hidden ones don't count.
-        `trautoml.images.read_images` says how they are brought to one size and number of
-        channels.
+        in a class folder, by the endings in `trautoml.image_files.FORMATS`; hidden ones don't
+        count. `trautoml.image_files.read_images` says how they are brought to one size and number
+        of channels.
 
         Parameters
         ----------
@@ -417,12 +431,11 @@ class Task:
             )
         images, kept = read_images([file for _, _, file in found], open_file, image_size)
         classes = np.array(sorted(layout["train"]))
-        parts = {}
-        for split in layout:
-            rows = [row for row, item in enumerate(kept) if found[item][0] == split]
-            labels = np.array([found[kept[row]][1] for row in rows], np.str_)
-            parts[split] = images[rows], encode_labels(labels, classes, split)
-        return cls._assemble(name or path.resolve().name, parts, tuple(classes.tolist()), seed)
+        labels = np.array([found[item][1] for item in kept], np.str_)
+        rows = split_slices([found[item][0] for item in kept], layout)
+        parts = {s: (images[at], encode_labels(labels[at], classes, s)) for s, at in rows.items()}
+        names = tuple(classes.tolist())
+        return cls._assemble(name or path.resolve().name, parts, names, seed, copy=False)
 
     @classmethod
     def from_torchvision(
@@ -463,90 +476,8 @@ class Task:
         """
         name = find_dataset(name)
         source = read_dataset(name, root=root, download=download, image_size=image_size)
-        val_images, val_labels = source.parts.get("val", (None, None))
-        test_images, test_labels = source.parts.get("test", (None, None))
-        images, labels = source.parts["train"]
-        return cls.from_arrays(
-            images,
-            labels,
-            test_images=test_images,
-            test_labels=test_labels,
-            val_images=val_images,
-            val_labels=val_labels,
-            class_names=source.class_names,
-            name=name,
-            seed=seed,
-        )
-
-
-def load_task(
-    spec: str, *, data_root: str | Path, image_size: ImageSize | None = None, seed: int = 0
-) -> Task:
-    """Make the task that a user names on the command line.
-
-    Parameters
-    ----------
-    spec : str
-        ``WHAT`` or ``WHAT@FRACTION``, where WHAT is a folder or ``.npz`` file, else a demo task
-        (``digits``, ``digits-rotated``, ``digits-background``), else the name of a torchvision
-        dataset. A path that exists and has an ``@`` in it is taken as it is.
-    data_root : str or Path
-        Where torchvision's data lie or are downloaded to.
-    image_size : int or (int, int), optional
-        As in `Task.from_folder`, for folders and torchvision datasets. Arrays keep their size.
-    seed : int, optional
-        Seed of all draws.
-
-    Returns
-    -------
-    Task
-
-    Raises
-    ------
-    TaskError
-        If nothing of that name is found (the message says what was tried), and as in the
-        constructors.
-    """
-    if spec and Path(spec).expanduser().exists():
-        return _load_whole(spec, data_root, image_size, seed)
-    what, at, share = spec.rpartition("@")
-    if not at:
-        return _load_whole(spec, data_root, image_size, seed)
-    try:
-        fraction = float(share)
-    except ValueError:
-        raise TaskError(
-            f"{spec!r}: expected a number after '@', above 0 and at most 1, got {share!r}; "
-            f"there is no file or folder of that whole name either"
-        ) from None
-    if not 0 < fraction <= 1:
-        raise TaskError(f"{spec!r}: the fraction must be above 0 and at most 1, got {share}")
-    return _load_whole(what, data_root, image_size, seed).subset(fraction, seed=seed)
-
-
-def _load_whole(what: str, data_root: str | Path, image_size: ImageSize | None, seed: int) -> Task:
-    if not what:
-        raise TaskError("no task named: expected a folder, a .npz file or a dataset's name")
-    path = Path(what).expanduser()
-    if path.is_dir():
-        return Task.from_folder(path, image_size=image_size, seed=seed)
-    if path.exists():
-        return Task.from_npz(path, seed=seed)
-    from trautoml.demo_tasks import DEMO_TASKS
-
-    if what.lower() in DEMO_TASKS:
-        return DEMO_TASKS[what.lower()](seed)
-    tried = (
-        f"no task {what!r}: there is no file or folder {path.absolute()}, and the demo tasks are "
-        f"{', '.join(DEMO_TASKS)}"
-    )
-    if path.suffix or len(path.parts) != 1:
-        raise TaskError(tried)
-    try:
-        name = find_dataset(what)
-    except TaskError as error:
-        raise TaskError(f"{tried}; {error}") from None
-    return Task.from_torchvision(name, root=data_root, image_size=image_size, seed=seed)
+        parts = {s: _clean(images, labels, s) for s, (images, labels) in source.parts.items()}
+        return cls._from_parts(name, parts, source.class_names, seed, copy=False)
 
 
 def _clean(

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from trautoml.errors import TaskError
-from trautoml.images import Images, ImageSize, read_images
-from trautoml.splits import Labels
+from trautoml.image_files import ImageSize, read_images
+from trautoml.images import Images
+from trautoml.splits import Labels, split_slices
 
 _NAMES_OF_SPLIT = {"train": ("train", "trainval"), "val": ("val", "valid"), "test": ("test",)}
 _FIXED_ARGUMENTS = {"EMNIST": {"split": "letters"}}
@@ -103,7 +104,7 @@ def read_dataset(
     download : bool
         Download what is not there.
     image_size : int or (int, int), optional
-        As in `trautoml.images.read_images`.
+        As in `trautoml.image_files.read_images`.
 
     Returns
     -------
@@ -130,11 +131,10 @@ def read_dataset(
 
     _check_kind(name, opened["train"])
     images, kept = read_images(entries, open_entry, image_size)
-    parts = {}
-    for split in opened:
-        rows = [row for row, entry in enumerate(kept) if entries[entry].split == split]
-        read = [labels[split, entries[kept[row]].row] for row in rows]
-        parts[split] = images[rows], np.asarray(read, np.int64)
+    read = [entries[item] for item in kept]
+    kept_labels = np.array([labels[entry.split, entry.row] for entry in read], np.int64)
+    rows = split_slices([entry.split for entry in read], opened)
+    parts = {split: (images[at], kept_labels[at]) for split, at in rows.items()}
     names = [_as_name(label) for label in getattr(opened["train"], "classes", None) or ()]
     fits = min(labels.values()) >= 0 and max(labels.values()) < len(names)
     return Source(parts, names if fits else None)
