@@ -277,6 +277,9 @@ def test_a_shared_task_comes_back_whole(tiny_task: Task, engine: Engine) -> None
     shared = engine.share(tiny_task)
     assert shared.fingerprint == tiny_task.fingerprint
     assert shared.load() == tiny_task
+    for split in ("train", "val", "test"):
+        for part in (f"{split}_images", f"{split}_labels"):
+            assert np.array_equal(getattr(shared.load(), part), getattr(tiny_task, part))
     assert run(engine, Call(lambda s: s.load().fingerprint, (shared,))) == [tiny_task.fingerprint]
 
 
@@ -298,16 +301,80 @@ def test_a_shared_task_is_small_on_its_way_to_a_worker(tiny_task: Task, tmp_path
         assert len(pickle.dumps(engine.share(tiny_task))) < 1000
 
 
-@pytest.mark.parametrize("process", [os.getpid(), 1])
-def test_a_half_written_task_is_written_again(
-    tiny_task: Task, tmp_path: Path, process: int
-) -> None:
+def ended_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait(60)
+    return process.pid
+
+
+@pytest.mark.parametrize("whose", ["own", "ended", "running", "strange"])
+def test_a_half_written_task_is_written_again(tiny_task: Task, tmp_path: Path, whose: str) -> None:
+    process = {"own": os.getpid, "ended": ended_process, "running": os.getppid}.get(whose, str)()
     left = tmp_path / "tasks" / f"{tiny_task.fingerprint}.{process}.partial"
     left.mkdir(parents=True)
     (left / "train_images.npy").write_bytes(b"half")
     (left / "task.json").write_text("{")
+    other = left.with_name(left.name.replace(tiny_task.fingerprint, "another"))
+    other.mkdir()
     with WorkerEngine(1, tmp_path) as engine:
         assert engine.share(tiny_task).load() == tiny_task
+    assert left.exists() == (whose in {"running", "strange"})
+    assert other.exists()
+
+
+@pytest.mark.parametrize("action", ["share", "release"])
+def test_what_a_kill_left_is_removed_beside_a_whole_copy_too(
+    tiny_task: Task, tmp_path: Path, action: str
+) -> None:
+    with WorkerEngine(1, tmp_path) as engine:
+        folder = engine.share(tiny_task).folder
+        left = folder.with_name(f"{folder.name}.{ended_process()}.partial")
+        left.mkdir()
+        getattr(engine, action)(tiny_task)
+        assert not left.exists()
+        assert folder.exists() == (action == "share")
+
+
+def test_a_copy_without_the_file_that_is_written_last_is_written_again(
+    tiny_task: Task, tmp_path: Path
+) -> None:
+    with WorkerEngine(1, tmp_path) as engine:
+        folder = engine.share(tiny_task).folder
+        (folder / "task.json").unlink()
+        (folder / "val_images.npy").write_bytes(b"half")
+        assert engine.share(tiny_task).load() == tiny_task
+        assert np.array_equal(Task.load(folder).val_images, tiny_task.val_images)
+    assert [path.name for path in (tmp_path / "tasks").iterdir()] == [tiny_task.fingerprint]
+
+
+def test_a_kill_during_release_leaves_no_half_a_task_in_its_place(
+    tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(path: Path, **_: Any) -> None:
+        (path / "train_images.npy").unlink()
+        raise KeyboardInterrupt
+
+    with WorkerEngine(1, tmp_path) as engine:
+        folder = engine.share(tiny_task).folder
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_module.shutil, "rmtree", kill)
+            with pytest.raises(KeyboardInterrupt):
+                engine.release(tiny_task)
+        assert not folder.exists()
+        assert engine.share(tiny_task).load() == tiny_task
+    assert [path.name for path in (tmp_path / "tasks").iterdir()] == [tiny_task.fingerprint]
+
+
+def test_a_worker_does_not_read_all_images_for_the_fingerprint(
+    tiny_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkerEngine(1, tmp_path) as engine:
+        shared = engine.share(tiny_task)
+    with monkeypatch.context() as patch:
+        patch.setattr("trautoml.task.hashlib", None)
+        engine_module._load_mapped.cache_clear()
+        assert shared.load().fingerprint == tiny_task.fingerprint
+    assert Task.load(shared.folder).fingerprint == tiny_task.fingerprint
 
 
 def test_a_task_that_another_process_wrote_meanwhile_is_taken(

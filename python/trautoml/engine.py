@@ -1,6 +1,7 @@
 """Where work runs: in this process or on local worker processes."""
 
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -8,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,12 +59,12 @@ class SharedTask:
             return self.task
         if self.folder is None:
             raise EngineError("expected a shared task with its folder; share it by Engine.share")
-        return _load_mapped(self.folder)
+        return _load_mapped(self.folder, self.fingerprint)
 
 
-@lru_cache(maxsize=2)
-def _load_mapped(folder: Path) -> Task:
-    return Task.load(folder, mmap=True)
+@lru_cache(maxsize=1)
+def _load_mapped(folder: Path, fingerprint: str) -> Task:
+    return Task.load(folder, mmap=True, fingerprint=fingerprint)
 
 
 class Engine(ABC):
@@ -155,23 +157,38 @@ class WorkerEngine(Engine):
         self._pool: ProcessPoolExecutor | None = None
 
     def share(self, task: Task) -> SharedTask:
-        """Write the task below the workspace, unless it is there already."""
+        """Write the task below the workspace, unless it is there already.
+
+        Raises
+        ------
+        OSError
+            If it can't be written.
+        """
         folder = self._folder(task)
-        if not folder.is_dir():
-            # Written beside and renamed, so that a killed run leaves no half a task behind.
-            partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-            task.save(partial)
+        _remove_left_overs(folder)
+        if not _is_whole(folder):
+            self.release(task)
+            # Written beside and renamed, so that a killed run leaves no half a task in its place.
+            partial = _beside(folder)
             try:
+                task.save(partial)
                 partial.rename(folder)
             except OSError:
-                shutil.rmtree(partial)
-                if not folder.is_dir():  # else another process was faster: its copy is the same
+                shutil.rmtree(partial, ignore_errors=True)
+                if not _is_whole(folder):  # else another process was faster: its copy is the same
                     raise
         return SharedTask(task.fingerprint, folder=folder)
 
     def release(self, task: Task) -> None:
-        """Remove the copy; workers that still map it keep it until they take up another task."""
-        shutil.rmtree(self._folder(task), ignore_errors=True)
+        """Remove the copy; workers that still map it keep it until they take up another task.
+
+        A copy that the system keeps in its place, because it is in use, stays whole.
+        """
+        folder = self._folder(task)
+        _remove_left_overs(folder)
+        with suppress(OSError):
+            # Renamed first, so that a kill leaves no half a task in its place.
+            shutil.rmtree(folder.rename(_beside(folder)), ignore_errors=True)
 
     def _folder(self, task: Task) -> Path:
         return self.workspace / "tasks" / task.fingerprint
@@ -252,6 +269,38 @@ def make_engine(
     if workers is None:
         workers = 0 if found.type == "cuda" else _usable_processors()
     return WorkerEngine(workers, workspace) if workers else LocalEngine(workspace)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / "task.json").is_file()  # what `Task.save` writes last
+
+
+def _beside(folder: Path) -> Path:
+    """Where this process writes and removes a shared task."""
+    return folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """Remove what processes that have ended left half written or half removed."""
+    for left in folder.parent.glob(f"{folder.name}.*.partial"):
+        process = re.fullmatch(r"\.(\d+)\.partial", left.name.removeprefix(folder.name))
+        if process and not _is_other_process(int(process[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_other_process(process: int) -> bool:
+    """Whether another process of that number runs on this machine, or may run."""
+    if process == os.getpid():
+        return False
+    if os.name == "nt":  # there, asking would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, and is another user's
+        pass
+    return True
 
 
 def _usable_processors() -> int:
