@@ -1,7 +1,11 @@
+import gc
 import math
+import os
+import pickle
 import threading
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from trautoml import device as device_module
+from trautoml import training as training_module
 from trautoml.classifier import ImageClassifier, load_classifier
-from trautoml.device import resolve_device
+from trautoml.device import autocast, resolve_device
 from trautoml.engine import LocalEngine, SharedTask
 from trautoml.errors import InputError
 from trautoml.jobs import TrainingJob, TrainingResult, checkpoint_folder, resumable_job
@@ -277,6 +283,55 @@ def test_a_finished_training_is_only_evaluated(tiny_task: Task, tmp_path: Path) 
     assert same(load_file(tmp_path / "state"), before)
 
 
+def test_a_job_killed_after_its_checkpoint_tells_the_time_it_took(
+    tiny_task: Task, tmp_path: Path
+) -> None:
+    first = job(tiny_task, epochs=8.0, schedule_epochs=9.0, checkpoint=tmp_path / "state")
+    trained_for = first.run().seconds
+    trainer = Trainer(tiny_task, SPEC, device="cpu")
+    assert trainer.load(tmp_path / "state", at_most=8)
+    noted = float(trainer.notes["seconds"])
+    assert 0 < noted <= trained_for
+    for _ in range(2):  # killed once and once more
+        again = first.run().seconds
+        assert noted < again
+        noted = again
+
+
+def test_another_job_of_the_same_training_tells_its_own_time_only(
+    tiny_task: Task, tmp_path: Path
+) -> None:
+    first = job(tiny_task, checkpoint=tmp_path / "state")
+    first.run()
+    trainer = Trainer(tiny_task, SPEC, device="cpu")
+    assert trainer.load(tmp_path / "state", at_most=2)
+    trainer.save(tmp_path / "state", {**trainer.notes, "seconds": "1000.0"})
+    assert replace(first, test=True).run().seconds < 1000
+
+
+def test_a_checkpoint_without_notes_is_taken(tiny_task: Task, tmp_path: Path) -> None:
+    trained(tiny_task, 2).save(tmp_path / "state")
+    result = job(tiny_task, checkpoint=tmp_path / "state").run()
+    assert untimed(result) == untimed(job(tiny_task).run())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_a_full_disk_is_an_os_error_that_names_the_file(tiny_task: Task, tmp_path: Path) -> None:
+    import resource
+
+    trainer = trained(tiny_task, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"can't be written .*state") as caught:
+            trainer.save(tmp_path / "state")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path / "state")
+    assert pickle.loads(pickle.dumps(caught.value)).filename == caught.value.filename  # noqa: S301
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_checkpoint_past_the_target_is_ignored(tiny_task: Task, tmp_path: Path) -> None:
     far = trained(tiny_task, 3, schedule_epochs=4)
     far.save(tmp_path / "far")
@@ -403,6 +458,75 @@ def test_a_diverged_training_scores_chance(tiny_task: Task, spec: ModelSpec) -> 
     assert result.diverged
     assert result.score == tiny_task.chance
     assert result.test_score == tiny_task.chance
+
+
+@pytest.mark.parametrize("pieces", [(6,), (0.1, 6), (1, 2, 6)])
+def test_a_training_that_diverges_stops_at_the_end_of_its_epoch(
+    tiny_task: Task, tmp_path: Path, pieces: tuple[float, ...]
+) -> None:
+    for epochs in pieces:
+        options = {"epochs": epochs, "schedule_epochs": 6, "checkpoint": tmp_path / "state"}
+        result = job(tiny_task, spec=WILD[2], **options).run()
+        assert result.diverged
+        assert result.epochs == min(1, max(1 / STEPS, pieces[0]))
+
+
+def test_a_training_that_diverges_late_stops_then(tiny_task: Task) -> None:
+    trainer = Trainer(tiny_task, SPEC, device="cpu")
+    step = trainer._train_step
+    trainer._train_step = lambda: (
+        step()
+        * (  # type: ignore[method-assign]
+            math.inf if trainer._step == 2 * STEPS + 1 else 1
+        )
+    )
+    trainer.train(6, schedule_epochs=6)
+    assert trainer.diverged
+    assert trainer.epochs == 3
+
+
+@pytest.mark.parametrize("method", ["__init__", "_train_step", "evaluate"])
+def test_memory_that_runs_out_is_a_divergence(
+    tiny_task: Task,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+) -> None:
+    whole = getattr(Trainer, method)
+    failed: list[weakref.ref[Trainer]] = []
+
+    def run_out(self: Trainer, *arguments: Any, **options: Any) -> Any:
+        if not failed:
+            failed.append(weakref.ref(self))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return whole(self, *arguments, **options)
+
+    def empty() -> None:
+        gc.collect()
+        assert failed[0]() is None  # else there would be little to free
+
+    monkeypatch.setattr(Trainer, method, run_out)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty)
+    torn = job(tiny_task, test=True, checkpoint=tmp_path / "state")
+    result = torn.run()
+    assert result.diverged
+    assert result.score == result.test_score == tiny_task.chance
+    assert 0 < result.epochs < 2
+    assert "ran out of memory" in caplog.text
+    assert untimed(torn.run()) == untimed(result)  # it goes on from the checkpoint
+
+
+def test_a_task_that_does_not_fit_on_the_device_is_an_input_error(
+    tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    training_module._kept.clear()
+    monkeypatch.setattr(training_module, "_put", run_out)
+    with pytest.raises(InputError, match="tiny doesn't fit into the memory of cpu"):
+        job(tiny_task).run()
 
 
 @pytest.mark.parametrize("spec", WILD)
@@ -643,6 +767,46 @@ def test_a_cuda_device_beyond_the_last_is_an_input_error(monkeypatch: pytest.Mon
         resolve_device("cuda:2")
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_bfloat16_is_used_only_where_the_device_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    def is_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or native
+
+    class Autocast:
+        def __init__(self, kind: str, dtype: torch.dtype, enabled: bool) -> None:
+            self.kind, self.enabled = kind, enabled
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch, "autocast", Autocast)
+    device_module._has_bfloat16.cache_clear()
+    on = autocast(torch.device("cuda", 1))
+    device_module._has_bfloat16.cache_clear()
+    assert (on.kind, on.enabled) == ("cuda", native)  # type: ignore[attr-defined]
+    assert not autocast(torch.device("cpu")).enabled  # type: ignore[attr-defined]
+
+
+def test_one_task_is_kept_on_the_device_at_a_time(
+    tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, kept = training_module._put, []
+
+    def put_counting(task: Task, device: torch.device) -> Any:
+        assert not training_module._kept  # the last one is gone before
+        kept.append(task.name)
+        return put(task, device)
+
+    monkeypatch.setattr(training_module, "_put", put_counting)
+    training_module._kept.clear()
+    other = drawn(9)
+    for task in (tiny_task, tiny_task, other, other, tiny_task):
+        job(task, epochs=0.1).run()
+        assert len(training_module._kept) == 1
+    assert kept == ["tiny", "noise", "tiny"]
+
+
 @pytest.mark.cuda
 @needs_cuda
 def test_cuda_scores_as_the_cpu_does(tiny_task: Task, tmp_path: Path) -> None:
@@ -679,3 +843,15 @@ def test_the_classifier_takes_away_the_mean_and_spread_of_the_training_images() 
     assert classifier.mean.flatten().numpy() == pytest.approx(pixels.mean(0), rel=1e-6)
     expected = [1 / sd[0], 1, 1 / sd[2]]
     assert classifier.inverse_sd.flatten().numpy() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [5, 4999, 5000, 5001, 12_345])
+def test_moments_are_exact_up_to_5000_images_and_of_evenly_spaced_ones_beyond(n: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, size=(n, 8, 9, 3), dtype=np.uint8)
+    images[:, :, :, 2] = (np.arange(n) * 255 // n)[:, None, None]  # sorted: a part would mislead
+    mean, sd = training_module._channel_moments(images)
+    sample = images if n <= 5000 else images[[i * n // 5000 for i in range(5000)]]
+    assert len(sample) == min(n, 5000)
+    assert mean == pytest.approx(sample.reshape(-1, 3).mean(0), rel=1e-12)
+    assert sd == pytest.approx(sample.reshape(-1, 3).std(0), rel=1e-12)
+    assert mean == pytest.approx(images.reshape(-1, 3).mean(0), rel=2e-3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 
@@ -48,6 +49,14 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Use bfloat16 on CUDA, and full precision elsewhere."""
+    """Use bfloat16 on CUDA devices that compute in it, and full precision elsewhere."""
     # bfloat16 has the range of float32, so no loss scaling is needed.
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bfloat16(device))
+
+
+@lru_cache
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # emulated, it would be slower than full precision
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from trautoml.engine import SharedTask
 from trautoml.spec import ModelSpec
 from trautoml.training import Trainer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,14 @@ class TrainingResult:
     test_score : float or None
         Test accuracy, where it was asked for.
     epochs : float
-        Epochs trained in all; below what was asked for only if the time ran out, or if an earlier
-        piece of the training diverged: nothing is trained after that.
+        Epochs trained in all; below what was asked for only if the time ran out (it may be 0
+        then), or if the training diverged: it stops at the end of that epoch.
     seconds : float
-        Time of this piece of training and its evaluation, on one worker.
+        Time of this piece of training and its evaluation, on one worker; where the same job wrote
+        its checkpoint before and then was killed, with the time that it took then.
     diverged : bool
-        Whether the loss or the outputs on validation images became infinite or NaN.
+        Whether the loss or the outputs on validation images became infinite or NaN, or the memory
+        of a CUDA device ran out.
     """
 
     score: float
@@ -94,19 +101,51 @@ class TrainingJob:
         return self.checkpoint is not None and self.checkpoint.is_file()
 
     def run(self) -> TrainingResult:
-        """Train and evaluate."""
+        """Train and evaluate.
+
+        Raises
+        ------
+        InputError
+            If the device, the epochs or `max_val` are not possible, or the device has no room for
+            the task.
+        OSError
+            If the checkpoint can't be written.
+        """
         started = time.perf_counter()
+        try:
+            return self._run(started)
+        except torch.cuda.OutOfMemoryError as error:
+            _log.warning(
+                "a training ran out of memory on its device and counts as diverged (%s): %s",
+                str(error).partition("\n")[0],
+                self.spec.to_json(),
+            )
+        # Only now is nothing held any more by what was under way.
+        torch.cuda.empty_cache()
+        trainer = Trainer(self.task.load(), self.spec, seed=self.seed, device="cpu")
+        trainer.give_up()
+        return self._finish(trainer, started)
+
+    def _run(self, started: float) -> TrainingResult:
         trainer = Trainer(self.task.load(), self.spec, seed=self.seed, device=self.device)
         if self.checkpoint is not None:
             trainer.load(self.checkpoint, at_most=self.epochs)
+        if trainer.notes.get("job") == self.key:
+            # This very job wrote it, and was killed before its result was recorded.
+            started -= float(trainer.notes["seconds"])
         trainer.train(
             self.epochs, schedule_epochs=self.schedule_epochs or self.epochs, seconds=self.seconds
         )
+        return self._finish(trainer, started)
+
+    def _finish(self, trainer: Trainer, started: float) -> TrainingResult:
+        """Evaluate, and leave the state and the time since `started` in the checkpoint."""
         score = trainer.evaluate("val", self.max_val)
         diverged = trainer.diverged
         test_score = trainer.evaluate("test") if self.test else None
         if self.checkpoint is not None:
-            trainer.save(self.checkpoint)
+            spent = time.perf_counter() - started
+            trainer.save(self.checkpoint, {"job": self.key, "seconds": repr(spent)})
         return TrainingResult(
             score=score,
             test_score=test_score,

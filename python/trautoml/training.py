@@ -1,11 +1,13 @@
 """Train a model spec on a task under a budget: device, precision, divergence, checkpoints."""
 
+import errno
 import math
 import os
+import threading
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,12 @@ from trautoml.errors import InputError
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
 
+_MOMENT_IMAGES = 5000
+"""Training images, at most, that the mean and spread of the channels are taken from."""
+
+_PART_PIXELS = 2**20
+"""Pixels counted at a time: bounds the memory that the counting needs."""
+
 
 class Trainer:
     """One training in progress. Owned by one thread.
@@ -30,7 +38,9 @@ class Trainer:
     Parameters
     ----------
     task : Task
-        Its tensors are put on the device once and stay there for the next training.
+        Its tensors are put on the device once and stay there for the next training on it. Images
+        are normalised by mean and standard deviation of the channels, taken from the training
+        images; where these are more than 5,000, from 5,000 evenly spaced ones.
     spec : ModelSpec
         What to train.
     seed : int
@@ -38,6 +48,16 @@ class Trainer:
         whether or not the training is interrupted in between.
     device : str
         See `resolve_device`.
+
+    Attributes
+    ----------
+    notes : mapping of str to str
+        What `save` was given with the checkpoint that was loaded; else empty.
+
+    Raises
+    ------
+    InputError
+        If the device is unknown, not present or has too little memory for the task.
     """
 
     def __init__(self, task: Task, spec: ModelSpec, *, seed: int = 0, device: str = "auto") -> None:
@@ -47,6 +67,7 @@ class Trainer:
         self._seed = seed
         self._loss_diverged = self._outputs_diverged = False
         self._step = 0
+        self.notes: Mapping[str, str] = {}
         n_train = len(self._data.labels["train"])
         self._batch = min(spec.hyper.batch_size, n_train)
         # A last, smaller batch is left out: batch normalisation fails on a batch of one.
@@ -82,6 +103,8 @@ class Trainer:
     def train(self, epochs: float, *, schedule_epochs: float, seconds: float | None = None) -> None:
         """Train on until `epochs` are done in all, or until `seconds` have passed.
 
+        A training that diverges goes on to the end of the epoch at most.
+
         Raises
         ------
         InputError
@@ -101,11 +124,17 @@ class Trainer:
                 for group in self._optimizer.param_groups:
                     cosine = math.cos(math.pi * self._step / schedule)
                     group["lr"] = self._hyper.learning_rate * 0.5 * (1 + cosine)
-                # Gathered on the device; read once at the end, so CUDA never waits for the host.
+                # Gathered on the device and read once an epoch: CUDA hardly waits for the host.
                 finite &= torch.isfinite(self._train_step())
                 self._step += 1
                 self._outputs_diverged = False
+                if self._step % self._steps_per_epoch == 0:
+                    self._loss_diverged = not bool(finite)
         self._loss_diverged = self._loss_diverged or not bool(finite)
+
+    def give_up(self) -> None:
+        """Let the training count as diverged, at a step of which it did one at least."""
+        self._loss_diverged, self._step = True, max(1, self._step)
 
     def _last_step(self, epochs: float) -> int:
         return max(1, round(epochs * self._steps_per_epoch))
@@ -162,8 +191,21 @@ class Trainer:
             return self._data.chance
         return int(correct) / len(labels)
 
-    def save(self, file: Path) -> None:
-        """Write weights, momentum and position to a safetensors file, all or nothing."""
+    def save(self, file: Path, notes: Mapping[str, str] | None = None) -> None:
+        """Write weights, momentum and position to a safetensors file, all or nothing.
+
+        Parameters
+        ----------
+        file : Path
+            Where to; its folder is made if it isn't there.
+        notes : mapping of str to str, optional
+            Kept with them, for the one who loads the file.
+
+        Raises
+        ------
+        OSError
+            If it can't be written.
+        """
         tensors = {f"model.{k}": v.contiguous() for k, v in self.classifier.state_dict().items()}
         for index, parameter in enumerate(self.classifier.parameters()):
             buffer = self._optimizer.state[parameter].get("momentum_buffer")
@@ -172,7 +214,11 @@ class Trainer:
         position = {"step": str(self._step), "diverged": str(int(self._loss_diverged))}
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        save_file(tensors, partial, metadata=position)
+        try:
+            save_file(tensors, partial, metadata={**(notes or {}), **position})
+        except SafetensorError as error:  # a full disk, or a folder that is gone
+            partial.unlink(missing_ok=True)
+            raise OSError(errno.EIO, f"can't be written ({error})", str(file)) from error
         partial.replace(file)
 
     def load(self, file: Path, *, at_most: float) -> bool:
@@ -201,6 +247,7 @@ class Trainer:
             self._step = int(stored.metadata()["step"])
             self._loss_diverged = stored.metadata()["diverged"] == "1"
             self._outputs_diverged = False
+            self.notes = stored.metadata()
         return True
 
 
@@ -214,9 +261,29 @@ class _TaskTensors:
     chance: float
 
 
-@lru_cache(maxsize=2)
+_kept: dict[tuple[str, torch.device], _TaskTensors] = {}
+"""The task that was put on a device last, by its fingerprint."""
+
+_KEEPING = threading.Lock()
+
+
 def _tensors(task: Task, device: torch.device) -> _TaskTensors:
-    """Put a task on a device; kept for the next training on the same task."""
+    """Put a task on a device, in the place of the last one; kept for the next training on it."""
+    key = task.fingerprint, device
+    with _KEEPING:
+        if key not in _kept:
+            _kept.clear()  # first: a device need not have room for two
+            try:
+                _kept[key] = _put(task, device)
+            except torch.cuda.OutOfMemoryError as error:
+                raise InputError(
+                    f"{task.name} doesn't fit into the memory of {device}: free some, "
+                    'take a share of its images, or use device "cpu"'
+                ) from error
+        return _kept[key]
+
+
+def _put(task: Task, device: torch.device) -> _TaskTensors:
     splits = {
         "train": (task.train_images, task.train_labels),
         "val": (task.val_images, task.val_labels),
@@ -245,12 +312,18 @@ def _on(device: torch.device, array: npt.NDArray[Any]) -> torch.Tensor:
 def _channel_moments(
     images: npt.NDArray[np.uint8],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of each channel; a constant channel has 1."""
-    counts = np.zeros((images.shape[3], 256), dtype=np.int64)
-    for start in range(0, len(images), 1024):  # counted in parts: no copy of all pixels is made
-        for channel in range(len(counts)):
-            part = images[start : start + 1024, :, :, channel]
-            counts[channel] += np.bincount(part.ravel(), minlength=256)
+    """Mean and standard deviation of each channel; a constant channel has 1.
+
+    Of all images, or of 5,000 evenly spaced ones where there are more.
+    """
+    n, n_channels = min(len(images), _MOMENT_IMAGES), images.shape[3]
+    rows = np.arange(n) * len(images) // n
+    counts = np.zeros((n_channels, 256), dtype=np.int64)
+    n_part = max(1, _PART_PIXELS // (images.shape[1] * images.shape[2]))
+    for start in range(0, n, n_part):  # counted in parts: no copy of all pixels is made
+        part = images[rows[start : start + n_part]]
+        for channel in range(n_channels):
+            counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
     levels = np.arange(256)
     n_pixels = counts[0].sum()
     mean = counts @ levels / n_pixels
