@@ -43,8 +43,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def searching(finished: int = 4, **options: float) -> SearchProgress:
-    return SearchProgress(9, 20, finished, BEST, 30.0, **options)
+def searching(done: int = 13, round_: int = 1, **options: float) -> SearchProgress:
+    return SearchProgress(
+        started=20,
+        allowed=20,
+        round=round_,
+        done=done,
+        trainings=20,
+        epoch=3 ** (round_ - 1),
+        epochs=9,
+        best=BEST,
+        seconds=30.0,
+        **options,
+    )
 
 
 # --- plain lines ------------------------------------------------------------------------------
@@ -99,14 +110,20 @@ def test_the_search_in_a_line(clock: list[float]) -> None:
     console = plain_console()
     log = LogCallbacks(console)
     log.search_progress(stripes(), searching())
+    log.search_progress(stripes(), searching(19))
+    log.search_progress(stripes(), searching(20))
     clock[0] += 60
-    log.search_progress(stripes(), searching(allowed_seconds=1200.0))
+    log.search_progress(stripes(), searching(allowed_seconds=1200.0, round_=2))
     assert text_of(console).splitlines() == [
-        "  search: 4 of 20 candidates done, best validation accuracy 0.875",
         (
-            "  search: 4 candidates done, 30 s of 20 min 00 s of worker time, best validation "
+            f"  search: {done} of 20 trainings of round {where} of 9) done, {spent}best validation "
             "accuracy 0.875"
-        ),
+        )
+        for done, where, spent in (
+            (13, "1 (to epoch 1", ""),
+            (20, "1 (to epoch 1", ""),
+            (13, "2 (to epoch 3", "30 s of 20 min 00 s of worker time, "),
+        )
     ]
 
 
@@ -158,11 +175,11 @@ def test_bars_show_task_phase_count_and_best(clock: list[float]) -> None:
             (lambda: live.probes_progress(task, 5, 48), ["stripes: probes", "5/48", "left"]),
             (
                 lambda: live.search_progress(task, searching()),
-                ["stripes: search", "4/20", "best 0.875"],
+                ["stripes: search round 1", "13/20", "best 0.875"],
             ),
             (
                 lambda: live.search_progress(task, searching(allowed_seconds=600.0)),
-                ["stripes: search", "30/600", "seconds, 4 candidates, best 0.875"],
+                ["stripes: search", "30/600", "seconds, round 1, best 0.875"],
             ),
             (
                 lambda: live.training_progress(task, 2, 9, 0.5),
@@ -184,6 +201,23 @@ def test_a_phase_ends_with_the_next(clock: list[float]) -> None:
         live.search_progress(stripes(), searching())
         live.training_progress(stripes(), 1, 9, 0.5)
         assert [bar.description for bar in live._progress.tasks] == ["stripes: training"]
+
+
+def test_every_training_of_a_round_moves_the_bar_and_the_time_left(clock: list[float]) -> None:
+    console = live_console()
+    console.get_time = lambda: clock[0]
+    with LiveCallbacks(console) as live:
+        left = []
+        for done in range(1, 20):
+            live.search_progress(stripes(), searching(done))
+            (bar,) = live._progress.tasks
+            assert (bar.completed, bar.total) == (done, 20)
+            left.append(bar.time_remaining)
+            clock[0] += 2.0
+        assert left[2:] == [2.0 * (20 - done) for done in range(3, 20)]
+        live.search_progress(stripes(), searching(1, round_=2))
+        (bar,) = live._progress.tasks
+        assert (bar.description, bar.completed) == ("stripes: search round 2", 1)
 
 
 def test_names_cannot_break_the_bars(clock: list[float]) -> None:

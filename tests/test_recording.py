@@ -37,6 +37,15 @@ def test_a_finished_training_is_not_run_again(store: Store) -> None:
     assert [index for index, _ in third] == [0, 1, 2]
 
 
+def test_what_is_remembered_comes_first(store: Store) -> None:
+    engine = RecordingEngine(CountingEngine(store.folder), store)
+    jobs = jobs_on(engine)
+    list(engine.run(jobs[2:]))
+    assert [engine.remembers(job) for job in jobs] == [False, False, True]
+    assert [index for index, _ in engine.run(jobs)] == [2, 0, 1]
+    assert all(engine.remembers(job) for job in jobs)
+
+
 def test_results_keep_their_index_when_some_are_known(store: Store) -> None:
     engine = RecordingEngine(CountingEngine(store.folder), store)
     jobs = jobs_on(engine)
@@ -78,7 +87,9 @@ def test_a_final_training_counts_only_with_its_weights(store: Store) -> None:
     ((_, second),) = engine.run([job])
     assert len(inner.executed) == 1
     assert first == second
+    assert engine.remembers(job)
     checkpoint.unlink()
+    assert not engine.remembers(job)
     ((_, third),) = engine.run([job])
     assert len(inner.executed) == 2
     assert checkpoint.is_file()

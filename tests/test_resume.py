@@ -18,6 +18,7 @@ KILLS = [
     "before-outcome:1",
     "after-outcome:1",
     "search_progress:4",  # of the second task
+    "search_progress:5",  # of the same one, when its time is over
     "none",
 ]
 

@@ -60,7 +60,7 @@ class _Report(Callbacks):
 
 
 class LogCallbacks(_Report):
-    """Plain lines, at most one every ten seconds for the same phase."""
+    """Plain lines, for the same phase one every ten seconds at most, and at its end."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -71,7 +71,7 @@ class LogCallbacks(_Report):
             self.say(f"  probes {done}/{total}")
 
     def search_progress(self, task: Task, progress: SearchProgress) -> None:
-        if self._due():
+        if progress.done == progress.trainings or self._due():
             self.say(f"  {_search_text(progress)}")
 
     def training_progress(self, task: Task, epoch: int, epochs: int, score: float) -> None:
@@ -121,10 +121,11 @@ class LiveCallbacks(_Report):
     def search_progress(self, task: Task, progress: SearchProgress) -> None:
         note = f"best {progress.best.score:.3f}"
         if progress.allowed_seconds is None:
-            self._show(f"{task.name}: search", progress.finished, progress.allowed, note)
+            text = f"{task.name}: search round {progress.round}"
+            self._show(text, progress.done, progress.trainings, note)
         else:
             done, total = round(progress.seconds), round(progress.allowed_seconds)
-            note = f"seconds, {progress.finished} candidates, {note}"
+            note = f"seconds, round {progress.round}, {note}"
             self._show(f"{task.name}: search", min(done, total), total, note)
 
     def training_progress(self, task: Task, epoch: int, epochs: int, score: float) -> None:
@@ -148,10 +149,11 @@ class LiveCallbacks(_Report):
 
 
 def _search_text(progress: SearchProgress) -> str:
-    done = f"{progress.finished} of {progress.allowed} candidates done"
+    where = f"round {progress.round} (to epoch {progress.epoch} of {progress.epochs})"
+    done = f"{progress.done} of {progress.trainings} trainings of {where} done"
     if progress.allowed_seconds is not None:
         spent, allowed = duration(progress.seconds), duration(progress.allowed_seconds)
-        done = f"{progress.finished} candidates done, {spent} of {allowed} of worker time"
+        done = f"{done}, {spent} of {allowed} of worker time"
     return f"search: {done}, best validation accuracy {progress.best.score:.3f}"
 
 

@@ -55,6 +55,10 @@ class RecordingEngine(Engine):
                 "an engine must run every job"
             )
 
+    def remembers(self, job: TrainingJob) -> bool:
+        """Whether `run` yields the job's result without working, before those that take work."""
+        return self._known(job) is not None
+
     def _known(self, job: Any) -> Any:
         # A final training is not done before its weights are there to be kept.
         if not isinstance(job, TrainingJob) or (job.test and not job.checkpoint_is_there):

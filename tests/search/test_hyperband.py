@@ -1,7 +1,8 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -23,6 +24,10 @@ from trautoml.search import (
 from trautoml.spec import ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
+
+Script = Callable[[ModelSpec, float], TrainingResult]
+TIME = 60.0
+STUDY = f"hyperband {stripes().fingerprint[:16]}"
 
 
 def quality(spec: ModelSpec) -> float:
@@ -138,6 +143,109 @@ def test_most_candidates_are_stopped_early_and_the_best_is_not() -> None:
     assert result.score == max(record.score for record in result.history)
 
 
+def brackets_of(records: Iterable[TrialRecord], epochs: int) -> dict[int, list[TrialRecord]]:
+    """Sort records by Optuna's own brackets; without warm starts, trials are numbered alike."""
+    pruner = optuna.pruners.HyperbandPruner(1, epochs, 3)
+    study = optuna.create_study(study_name=STUDY)
+    pruner._try_initialization(study)
+    found: dict[int, list[TrialRecord]] = {}
+    for record in records:
+        trial = optuna.trial.create_trial(value=0.0)
+        trial.number = record.trial
+        found.setdefault(pruner._get_bracket_id(study, trial), []).append(record)
+    return found
+
+
+def best_third(records: list[TrialRecord]) -> set[int]:
+    ranked = sorted(records, key=lambda r: (r.diverged, -r.score, r.trial))
+    best = ranked[: max(1, len(ranked) // 3)]
+    return {record.trial for record in best if not record.diverged}
+
+
+def noisy(spec: ModelSpec, epochs: float) -> TrainingResult:
+    """Score candidates in another order at every budget."""
+    return scored(quality(spec) * 7919 * epochs % 1, epochs)
+
+
+def coarse(spec: ModelSpec, epochs: float) -> TrainingResult:
+    """Score many candidates alike."""
+    return scored(round(noisy(spec, epochs).score * 3) / 3, epochs)
+
+
+def fragile(spec: ModelSpec, epochs: float) -> TrainingResult:
+    """Let two candidates in three diverge, at chance level or above many sound ones."""
+    return scored(noisy(spec, epochs).score, epochs, diverged=int(spec.digest, 16) % 3 > 0)
+
+
+@pytest.mark.parametrize("script", [steady, noisy, coarse, fragile])
+@pytest.mark.parametrize("n_workers", [1, 4])
+@pytest.mark.parametrize("epochs", [3, 9, 10, 27])
+def test_the_best_third_of_every_bracket_and_rung_goes_on(
+    epochs: int, n_workers: int, script: Script
+) -> None:
+    engine = ScriptedEngine(script, n_workers=n_workers, shuffle=n_workers)
+    history = search(engine, trials=27, epochs=epochs, slots=27).history
+    rungs = HyperbandSearcher().rungs(epochs)
+    for rung, after in itertools.pairwise(rungs):
+        reached = {r.trial for r in history if r.epochs == after}
+        for bracket, records in brackets_of(history, epochs).items():
+            here = [r for r in records if r.epochs == rung]
+            if rung < 3**bracket:
+                expected = {r.trial for r in here if not r.diverged}
+            else:
+                expected = best_third(here)
+            assert reached & {r.trial for r in here} == expected, (bracket, rung)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "counts"),
+    [
+        (9, {0: [12, 4, 1], 1: [10, 10, 3], 2: [5, 5, 5]}),
+        (27, {0: [14, 4, 1, 1], 1: [3, 3, 1, 1], 2: [6, 6, 6, 2], 3: [4, 4, 4, 4]}),
+    ],
+)
+def test_how_many_reach_each_rung(epochs: int, counts: dict) -> None:
+    history = search(ScriptedEngine(steady), trials=27, epochs=epochs, slots=27).history
+    assert {
+        bracket: list(Counter(record.epochs for record in records).values())
+        for bracket, records in brackets_of(history, epochs).items()
+    } == counts
+
+
+@pytest.mark.parametrize("script", [steady, noisy])
+def test_with_rounds_of_one_it_is_optunas_hyperband(script: Script) -> None:
+    found = search(ScriptedEngine(script), trials=60, epochs=27, slots=1).history
+    study = optuna.create_study(
+        study_name=STUDY,
+        direction="maximize",
+        pruner=optuna.pruners.HyperbandPruner(1, 27, reduction_factor=3),
+    )
+    expected = []
+    for number in range(60):
+        trial = study.ask()
+        for epochs in (1, 3, 9, 27):
+            score = script(spec_of(HyperbandSearcher(seed=1), number), epochs).score
+            expected.append((number, epochs, score))
+            trial.report(score, epochs)
+            if trial.should_prune():
+                break
+    assert [(r.trial, r.epochs, r.score) for r in found] == expected
+
+
+def test_later_rounds_are_compared_with_the_earlier_ones_too() -> None:
+    # One bracket; the second round's 6 are better, or worse, than all 9 of the first.
+    first = {spec_of(HyperbandSearcher(seed=1), number) for number in range(9)}
+    for of_second, going_on in ((0.4, 5), (-0.4, 0)):
+        engine = ScriptedEngine(
+            lambda spec, e, extra=of_second: scored(
+                0.5 + 0.1 * quality(spec) + (0.0 if spec in first else extra), e
+            )
+        )
+        history = search(engine, trials=15, epochs=2, slots=9).history
+        assert sum(r.epochs == 2 and r.trial < 9 for r in history) == 3
+        assert sum(r.epochs == 2 and r.trial >= 9 for r in history) == going_on
+
+
 def test_with_one_epoch_every_candidate_is_trained_once() -> None:
     assert len(search(ScriptedEngine(steady), trials=5, epochs=1).history) == 5
 
@@ -162,7 +270,12 @@ def test_progress_is_told_after_every_training() -> None:
     assert [p.seconds for p in told] == sorted(p.seconds for p in told)
     assert told[-1].seconds == result.seconds
     assert told[-1].best.score == result.score
-    assert all(0 <= p.finished < p.started <= p.allowed == 10 for p in told)
+    assert all(1 <= p.done <= p.trainings <= p.started <= p.allowed == 10 for p in told)
+    for _, group in itertools.groupby(told, key=lambda p: p.round):
+        of_round = list(group)
+        assert [p.done for p in of_round] == list(range(1, of_round[0].trainings + 1))
+    assert [p.epoch for p in told if p.round == 1] == [1, 1, 1, 1]
+    assert (told[-1].epoch, told[-1].epochs) == (3, 3)
     assert all(a.best.score <= b.best.score for a, b in itertools.pairwise(told))
     assert {p.allowed_seconds for p in told} == {2e6}
 
@@ -322,6 +435,58 @@ def test_a_search_repeated_over_a_store_trains_nothing_again(store: Store) -> No
     assert second == first
     with LocalEngine() as undisturbed:
         assert essence(first) == essence(search(undisturbed, trials=4, epochs=2))
+
+
+def uneven(spec: ModelSpec, epochs: float) -> TrainingResult:
+    """Take another time for every training, so that sums depend on the order."""
+    return scored(noisy(spec, epochs).score, epochs, seconds=0.1 + quality(spec) ** 4 * 5 * epochs)
+
+
+def timed(
+    engine: Engine,
+    store: Store,
+    callback: Callable[[SearchProgress], None] | None = None,
+) -> SearchResult:
+    return HyperbandSearcher(slots=9, device="cpu").search(
+        stripes(),
+        budget=SearchBudget(trials=60, epochs=9, seconds=TIME),
+        engine=RecordingEngine(engine, store),
+        callback=callback,
+    )
+
+
+@pytest.mark.parametrize("shuffle", range(6))
+def test_a_search_that_ran_out_of_time_is_repeated_with_the_same_winner(
+    store: Store, shuffle: int
+) -> None:
+    first = timed(ScriptedEngine(uneven, shuffle=shuffle), store)
+    assert 0 < store.n_trainings() == len(first.history)
+    assert first.seconds >= TIME
+    again = ScriptedEngine(uneven, shuffle=shuffle + 1)
+    assert timed(again, store) == first
+    assert again.jobs == []
+    # Twice the workers: there is time left, and what is known stays known.
+    more = timed(ScriptedEngine(uneven, n_workers=2), store)
+    assert set(first.history) < set(more.history)
+    # Half of them: the time is over early, but results of later rounds are there.
+    fewer = ScriptedEngine(uneven)
+    assert timed(fewer, store) == more
+    assert fewer.jobs == []
+
+
+@pytest.mark.parametrize("kill", range(1, 28, 3))
+def test_a_killed_search_with_a_time_limit_forgets_nothing(store: Store, kill: int) -> None:
+    def interrupt(_: SearchProgress) -> None:
+        if store.n_trainings() == kill:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        timed(ScriptedEngine(uneven, shuffle=1), store, interrupt)
+    known = store.n_trainings()
+    engine = ScriptedEngine(uneven, shuffle=2)
+    result = timed(engine, store)
+    assert len(result.history) == known + len(engine.jobs) == store.n_trainings()
+    assert result.seconds >= TIME
 
 
 def test_the_log_level_is_restored_after_an_error() -> None:

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from trautoml.engine import Engine
 from trautoml.errors import InputError
+from trautoml.jobs import TrainingJob
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
 
@@ -22,7 +24,8 @@ class SearchBudget:
         Epochs that a candidate may be trained, and that the final model is. Default 9.
     seconds : float, optional
         No more training is waited for after this many seconds of the engine's time (worker seconds
-        divided by workers); at least one is. Default: no limit.
+        divided by workers); at least one is. Results that the engine remembers are always taken.
+        Default: no limit.
 
     Raises
     ------
@@ -72,11 +75,33 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where a search stands: candidates, best record, worker seconds spent and (if any) allowed."""
+    """Where a search stands.
+
+    Attributes
+    ----------
+    started, allowed : int
+        Candidates.
+    round : int
+        1 for the first.
+    done, trainings : int
+        Trainings of this round: those that are done, and all.
+    epoch, epochs : int
+        How far this round trains at most, and how far the last one does.
+    best : TrialRecord
+        The best so far.
+    seconds : float
+        Worker seconds spent.
+    allowed_seconds : float or None
+        Worker seconds that may be spent, if there is a limit.
+    """
 
     started: int
     allowed: int
-    finished: int
+    round: int
+    done: int
+    trainings: int
+    epoch: int
+    epochs: int
     best: TrialRecord
     seconds: float
     allowed_seconds: float | None = None
@@ -102,6 +127,14 @@ class SearchResult:
     score: float
     seconds: float
     history: tuple[TrialRecord, ...]
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """What an engine has that remembers results."""
+
+    def remembers(self, job: TrainingJob) -> bool:
+        """Whether `run` yields the job's result without working, before those that take work."""
 
 
 class Searcher(ABC):
@@ -130,7 +163,8 @@ class Searcher(ABC):
         budget : SearchBudget
             What the search may spend.
         engine : Engine
-            Where it trains. An engine that remembers results makes the search resumable.
+            Where it trains. An engine that remembers results (see `Remembering`) makes the search
+            resumable.
         warm_start : sequence of ModelSpec
             Specs to try first.
         callback : callable, optional

@@ -1,5 +1,6 @@
-"""Hyperband (Li et al. 2017) over a search space, with Optuna's pruner and storage."""
+"""Hyperband (Li et al. 2017) over a search space, with Optuna's trials and storage."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,14 +12,16 @@ from optuna.trial import TrialState
 from trautoml.database import tune
 from trautoml.engine import Engine
 from trautoml.errors import InputError, SearchError
-from trautoml.jobs import TrainingResult, resumable_job
+from trautoml.jobs import TrainingJob, TrainingResult, resumable_job
 from trautoml.search._base import (
+    Remembering,
     SearchBudget,
     Searcher,
     SearchProgress,
     SearchResult,
     TrialRecord,
 )
+from trautoml.search._pruner import RoundPruner
 from trautoml.spaces import ChainSpace, RandomChoice, SearchSpace
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
@@ -30,9 +33,13 @@ _STREAM = 0
 class HyperbandSearcher(Searcher):
     """Random candidates, most of which are stopped early.
 
-    Candidates are trained in rounds of `slots`, each to its next rung; then Optuna's
-    `HyperbandPruner` decides on all of them, the best first. So a decision never depends on which
-    worker was faster, and the same search gives the same result on any number of workers.
+    Candidates are trained in rounds of `slots`, each to its next rung. Then all of the round are
+    decided on at once: of the n of a bracket that have reached a rung so far, in this round and
+    before, those of the round go on that are among the best n // eta (at least the best one); of
+    equal scores, the first started. A candidate that diverged counts, but never goes on. Brackets
+    are those of Optuna's `HyperbandPruner`: in bracket b, nobody is stopped before eta^b epochs.
+    So a decision never depends on which worker was faster, and the same search gives the same
+    result on any number of workers, unless a time budget ends it.
 
     Parameters
     ----------
@@ -44,8 +51,8 @@ class HyperbandSearcher(Searcher):
     reduction_factor : int
         eta: one in eta candidates goes on to a rung with eta times the epochs. Default 3.
     slots : int
-        Candidates in a round, at most. Default 27: a round is then a whole bracket of the usual
-        sizes, and nobody goes on only for having been early.
+        Candidates in a round, at most. Default 27: a search of the usual size then decides on all
+        its candidates at once, and nobody goes on only for having been early.
     storage : str, optional
         URL of the database for Optuna's records. Default: memory.
     device : str
@@ -135,23 +142,27 @@ class _Run:
     active: list[_Candidate] = field(default_factory=list)
     history: list[TrialRecord] = field(default_factory=list)
     started: int = 0
+    rounds: int = 0
     seconds: float = 0.0
 
     def round(self) -> bool:
         """Train every active candidate to its next rung and decide; False at the end."""
-        if self._out_of_time():
-            self._drop(self.active)
-            return False
         while len(self.active) < self.searcher.slots and self.started < self.allowed:
             self.active.append(self._start())
-        if not self.active:
+        jobs = self._jobs()
+        remembered = self._remembered(jobs)
+        if not jobs or (not remembered and self._out_of_time()):
+            self._drop(self.active)
             return False
-        records = self._train()
+        self.rounds += 1
+        records = self._train(jobs, remembered)
         self._drop([c for i, c in enumerate(self.active) if i not in records])
-        # The best is decided on first, so that it and not the first in line sets the bar.
-        order = sorted(records, key=lambda i: (-records[i].score, i))
-        going_on = {i for i in order if self._goes_on(self.active[i], records[i])}
-        self.active = [c for i, c in enumerate(self.active) if i in going_on]
+        scored = [(self.active[i], records[i]) for i in sorted(records)]
+        # All report before the first is decided on: each is compared with the whole round.
+        for candidate, record in scored:
+            score = math.nan if record.diverged else record.score
+            candidate.trial.report(score, self._epochs(candidate))
+        self.active = [c for c, record in scored if self._goes_on(c, record)]
         return True
 
     @property
@@ -173,6 +184,9 @@ class _Run:
         trial.set_user_attr("spec", spec.to_json())
         return _Candidate(number, trial, spec)
 
+    def _epochs(self, candidate: _Candidate) -> int:
+        return self.searcher.rungs(self.budget.epochs)[candidate.rung]
+
     def _out_of_time(self) -> bool:
         limit = self.budget.seconds
         return limit is not None and self.seconds / self.engine.n_workers >= limit
@@ -181,34 +195,46 @@ class _Run:
         for candidate in candidates:
             self.study.tell(candidate.trial, state=TrialState.PRUNED)
 
-    def _train(self) -> dict[int, TrialRecord]:
-        """Train the active candidates; when time runs out, only some of them have a record."""
-        rungs = self.searcher.rungs(self.budget.epochs)
+    def _jobs(self) -> list[TrainingJob]:
         shared = self.engine.share(self.task)
-        jobs = [
+        return [
             resumable_job(
                 self.engine.workspace,
                 shared,
                 candidate.spec,
-                epochs=rungs[candidate.rung],
+                epochs=self._epochs(candidate),
                 schedule_epochs=self.budget.epochs,
                 seed=self.searcher.seed,
                 device=self.searcher.device,
             )
             for candidate in self.active
         ]
+
+    def _remembered(self, jobs: Sequence[TrainingJob]) -> int:
+        if not isinstance(self.engine, Remembering):
+            return 0
+        return sum(self.engine.remembers(job) for job in jobs)
+
+    def _train(self, jobs: Sequence[TrainingJob], remembered: int) -> dict[int, TrialRecord]:
+        """Train the active candidates; when time runs out, only some of them have a record.
+
+        What the engine remembers comes first and is always taken, so that a search that is resumed
+        knows at least what it knew before.
+        """
         # The longest first: a round is over when its last training is.
         order = sorted(
             range(len(jobs)),
-            key=lambda i: -self.active[i].seconds_per_epoch * rungs[self.active[i].rung],
+            key=lambda i: -self.active[i].seconds_per_epoch * self._epochs(self.active[i]),
         )
         records: dict[int, TrialRecord] = {}
         for position, result in self.engine.run([jobs[i] for i in order]):
             i = order[position]
             records[i] = self._record(self.active[i], result)
-            self.seconds += result.seconds
-            self._tell_progress([*self.history, *records.values()])
-            if self._out_of_time():
+            known = [*self.history, *records.values()]
+            # `fsum` does not depend on the order: a resumed search stops where the first one did.
+            self.seconds = math.fsum(record.seconds for record in known)
+            self._tell_progress(known, len(records))
+            if len(records) >= remembered and self._out_of_time():
                 break
         self.history += [records[i] for i in sorted(records)]
         return records
@@ -225,26 +251,30 @@ class _Run:
         )
 
     def _goes_on(self, candidate: _Candidate, record: TrialRecord) -> bool:
-        rungs = self.searcher.rungs(self.budget.epochs)
-        candidate.trial.report(record.score, rungs[candidate.rung])
-        if rungs[candidate.rung] == self.budget.epochs:
+        if record.diverged:
+            self._drop([candidate])
+            return False
+        if self._epochs(candidate) == self.budget.epochs:
             self.study.tell(candidate.trial, record.score)
             return False
-        if record.diverged or candidate.trial.should_prune():
-            self.study.tell(candidate.trial, state=TrialState.PRUNED)
+        if candidate.trial.should_prune():
+            self._drop([candidate])
             return False
         candidate.rung += 1
         return True
 
-    def _tell_progress(self, records: list[TrialRecord]) -> None:
+    def _tell_progress(self, records: list[TrialRecord], done: int) -> None:
         if self.callback is not None:
-            finished = self.started - len(self.active)
             limit = self.budget.seconds
             self.callback(
                 SearchProgress(
-                    self.started,
-                    self.allowed,
-                    finished,
+                    started=self.started,
+                    allowed=self.allowed,
+                    round=self.rounds,
+                    done=done,
+                    trainings=len(self.active),
+                    epoch=max(self._epochs(candidate) for candidate in self.active),
+                    epochs=self.budget.epochs,
                     best=max(records, key=lambda record: (not record.diverged, record.score)),
                     seconds=self.seconds,
                     allowed_seconds=None if limit is None else limit * self.engine.n_workers,
@@ -292,11 +322,7 @@ def _study(searcher: HyperbandSearcher, task: Task, budget: SearchBudget) -> Ite
             study_name=name,
             storage=storage,
             direction="maximize",
-            pruner=optuna.pruners.HyperbandPruner(
-                min_resource=1,
-                max_resource=budget.epochs,
-                reduction_factor=searcher.reduction_factor,
-            ),
+            pruner=RoundPruner(budget.epochs, searcher.reduction_factor),
         )
     finally:
         optuna.logging.set_verbosity(verbosity)
