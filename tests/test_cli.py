@@ -379,7 +379,8 @@ def test_names_from_outside_cannot_break_the_output(
     assert "\x1b[31m" not in ran.out
     assert ("\x1b" in ran.out) == terminal
     wrong = trautoml("run", "\x1b[31m\nno such task", *QUICK)
-    assert "\x1b" not in only_line(wrong)
+    assert "\x1b" not in wrong.err
+    assert len(wrong.err.splitlines()) == 1
 
 
 def test_log_lines_are_shown_plainly_and_only_during_a_run(
