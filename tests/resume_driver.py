@@ -21,10 +21,11 @@ from typing import Any
 from automl_support import stripes
 
 from trautoml import automl
-from trautoml.automl import Settings, TransferAutoML
+from trautoml.automl import TransferAutoML
 from trautoml.callbacks import Callbacks
 from trautoml.engine import LocalEngine
 from trautoml.search import SearchBudget
+from trautoml.settings import Settings
 from trautoml.store import Store
 
 TASKS = {"first": (0, 60.0), "noisy": (1, 150.0), "alike": (2, 60.0)}
