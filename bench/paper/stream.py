@@ -96,7 +96,10 @@ def totals(log: list[LogEntry], alone: list[Standalone]) -> list[str]:
     return [
         *(f"- group {number}: {', '.join(members)}" for number, members in groups.items()),
         "",
-        f"- {sum(entry.searched for entry in log)} searches for {len(log)} tasks",
+        (
+            f"- {sum(entry.searched for entry in log)} searches for {len(log)} tasks; elapsed "
+            f"{duration(sum(entry.wall_seconds for entry in log))}"
+        ),
         (
             f"- spent {duration(total)}: probes {duration(spent['probes'])} "
             f"({spent['probes'] / searched:.1%} of searching alone), search "

@@ -99,6 +99,10 @@ class Engine(ABC):
             If the place where the work runs fails; results already yielded are good.
         """
 
+    def remembers(self, job: Job[Result]) -> bool:  # noqa: ARG002 - a plain engine remembers none
+        """Whether `run` yields the job's result without working, before those that take work."""
+        return False
+
     def close(self) -> None:
         """Stop the workers and remove a temporary workspace."""
         if self._temporary is not None:

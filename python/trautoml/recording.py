@@ -55,8 +55,8 @@ class RecordingEngine(Engine):
                 "an engine must run every job"
             )
 
-    def remembers(self, job: TrainingJob) -> bool:
-        """Whether `run` yields the job's result without working, before those that take work."""
+    def remembers(self, job: Job[Result]) -> bool:
+        """Whether the store has the job's result."""
         return self._known(job) is not None
 
     def _known(self, job: Any) -> Any:

@@ -3,11 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from trautoml.engine import Engine
 from trautoml.errors import InputError
-from trautoml.jobs import TrainingJob
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
 
@@ -129,14 +127,6 @@ class SearchResult:
     history: tuple[TrialRecord, ...]
 
 
-@runtime_checkable
-class Remembering(Protocol):
-    """What an engine has that remembers results."""
-
-    def remembers(self, job: TrainingJob) -> bool:
-        """Whether `run` yields the job's result without working, before those that take work."""
-
-
 class Searcher(ABC):
     """Turns a task into a model spec.
 
@@ -163,8 +153,7 @@ class Searcher(ABC):
         budget : SearchBudget
             What the search may spend.
         engine : Engine
-            Where it trains. An engine that remembers results (see `Remembering`) makes the search
-            resumable.
+            Where it trains. An engine that remembers results makes the search resumable.
         warm_start : sequence of ModelSpec
             Specs to try first.
         callback : callable, optional

@@ -14,7 +14,6 @@ from trautoml.engine import Engine
 from trautoml.errors import InputError, SearchError
 from trautoml.jobs import TrainingJob, TrainingResult, resumable_job
 from trautoml.search._base import (
-    Remembering,
     SearchBudget,
     Searcher,
     SearchProgress,
@@ -150,7 +149,7 @@ class _Run:
         while len(self.active) < self.searcher.slots and self.started < self.allowed:
             self.active.append(self._start())
         jobs = self._jobs()
-        remembered = self._remembered(jobs)
+        remembered = sum(self.engine.remembers(job) for job in jobs)
         if not jobs or (not remembered and self._out_of_time()):
             self._drop(self.active)
             return False
@@ -209,11 +208,6 @@ class _Run:
             )
             for candidate in self.active
         ]
-
-    def _remembered(self, jobs: Sequence[TrainingJob]) -> int:
-        if not isinstance(self.engine, Remembering):
-            return 0
-        return sum(self.engine.remembers(job) for job in jobs)
 
     def _train(self, jobs: Sequence[TrainingJob], remembered: int) -> dict[int, TrialRecord]:
         """Train the active candidates; when time runs out, only some of them have a record.
