@@ -92,7 +92,11 @@ def demo(
 
     print("Six tasks arrive one after another: digits, rotated digits and digits on photographs,")
     print("each whole and halved. Watch which ones share a model.\n")
-    _fit_all(demo_tasks(), store, SearchBudget(trials=30, epochs=27), None, workers, device)
+    _fit_all(demo_tasks(), store, SearchBudget(trials=20, epochs=27), None, workers, device)
+    print(
+        "These tasks are tiny, so that their searches cost no more than the probes. A search grows"
+    )
+    print("with the images and the candidates, the probes don't.")
 
 
 @app.command()
