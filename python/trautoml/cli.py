@@ -91,12 +91,9 @@ def demo(
     from trautoml.search import SearchBudget
 
     print("Six tasks arrive one after another: digits, rotated digits and digits on photographs,")
-    print("each whole and halved. Watch which ones share a model.\n")
+    print("each whole and halved. Watch which ones share a model. They are so tiny that a search")
+    print("costs no more than the probes: searches grow with the images, probes don't.\n")
     _fit_all(demo_tasks(), store, SearchBudget(trials=20, epochs=27), None, workers, device)
-    print(
-        "These tasks are tiny, so that their searches cost no more than the probes. A search grows"
-    )
-    print("with the images and the candidates, the probes don't.")
 
 
 @app.command()
