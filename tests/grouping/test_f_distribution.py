@@ -64,13 +64,16 @@ def test_scipy(d1):
         got = np.array([_core.f_sf(v, d1, d2) for v in f])
         expected = stats.f.sf(f, d1, d2)
         trusted = expected > 1e-250
-        np.testing.assert_allclose(got[trusted], expected[trusted], rtol=1e-10)
+        # Older SciPy (1.15, the last for Python 3.10) is off by up to 4e-8 at the largest d2, where
+        # the exact sums below are the closer check.
+        rtol = 1e-10 if d2 <= 500 else 1e-7
+        np.testing.assert_allclose(got[trusted], expected[trusted], rtol=rtol)
 
 
 @pytest.mark.parametrize("log10_p", [-1, -10, -100, -200, -250, -299.9, -400, -1000])
 def test_exact_sums_down_to_and_below_the_smallest_double(log10_p):
     for d1 in (1, 2, 3, 6, 15, 16, 33, 64):
-        for d2 in (1, 2, 3, 7, 20, 99, 250, 500):
+        for d2 in (1, 2, 3, 7, 20, 99, 250, 500, 10_000, *([100_000] if d1 == 6 else [])):
             if log10_p * -2 / d2 > 280:  # f itself would overflow
                 continue
             f = quantile(log10_p * math.log(10), d1, d2)
