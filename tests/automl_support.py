@@ -52,7 +52,7 @@ class CountingEngine(LocalEngine):
     """Notes the key of every training that it runs."""
 
     def __init__(self, workspace: Path | None = None) -> None:
-        super().__init__(workspace)
+        super().__init__(workspace, "cpu")
         self.executed: list[str] = []
 
     def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -72,7 +72,7 @@ class ScriptedEngine(Engine):
         n_workers: int = 1,
         shuffle: int | None = None,
     ) -> None:
-        super().__init__(Path("never-written"))
+        super().__init__(Path("never-written"), "cpu")
         self.n_workers = n_workers
         self.jobs: list[TrainingJob] = []
         self._script = script
@@ -130,8 +130,8 @@ def make_automl(store: Store, **options: Any) -> TransferAutoML:
     options.setdefault("settings", SETTINGS)
     options.setdefault("budget", BUDGET)
     options.setdefault("engine", CountingEngine(store.folder))
-    options.setdefault("searcher", HyperbandSearcher(slots=3, device="cpu"))
-    return TransferAutoML(store, device="cpu", **options)
+    options.setdefault("searcher", HyperbandSearcher(slots=3))
+    return TransferAutoML(store, **options)
 
 
 def add_entry(store: Store, task: Task, decision: Decision, **options: Any) -> LogEntry:

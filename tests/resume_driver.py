@@ -61,7 +61,7 @@ class NotingEngine(LocalEngine):
     """
 
     def __init__(self, workspace: Path, file: Path, killer: Killer) -> None:
-        super().__init__(workspace)
+        super().__init__(workspace, "cpu")
         self._file, self._killer = file, killer
 
     def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -94,7 +94,6 @@ def main(folder: Path, point: str) -> None:
             settings=Settings(seed=2, probes=2, trials=4, probe_images=240),
             budget=SearchBudget(trials=4, epochs=3, seconds=5.0),  # over in the second round
             engine=NotingEngine(store.folder, folder / "executed.txt", killer),
-            device="cpu",
             callbacks=[killer],
         )
         for name, (seed, noise) in TASKS.items():

@@ -133,7 +133,7 @@ def test_training_seconds_are_those_after_the_search(store: Store) -> None:
             for index, result in super().run(jobs):
                 yield index, replace(result, seconds=1.0)
 
-    searcher = HyperbandSearcher(slots=3, device="cpu")
+    searcher = HyperbandSearcher(slots=3)
     short = SearchResult(chain(), 0.9, 1.0, (TrialRecord(0, chain(), 1.0, 0.9, 1.0),))
     searcher.search = lambda *_, **__: short  # type: ignore[method-assign]
     automl = make_automl(
@@ -426,14 +426,14 @@ def test_a_new_store_pilots_its_probes_once(
     monkeypatch.setattr(automl_module, "digits", lambda: stripes("easy", noise=20.0))
     engine = CountingEngine(store.folder)
     settings = Settings(seed=2, probes=2, trials=3, probe_images=240)
-    automl = TransferAutoML(store, settings=settings, engine=engine, device="cpu")
+    automl = TransferAutoML(store, settings=settings, engine=engine)
     with caplog.at_level(logging.INFO, logger="trautoml"):
         suite = automl.suite
     assert "a new store: 2 probes are drawn" in caplog.text
     assert len(suite.probes) == 2
     assert suite.images == 240
     assert engine.executed
-    again = TransferAutoML(store, engine=LocalEngine(store.folder), device="cpu")
+    again = TransferAutoML(store, engine=LocalEngine(store.folder))
     monkeypatch.setattr(automl_module, "pilot", None)
     assert again.suite == suite
 
@@ -461,6 +461,7 @@ class OwnEngine:
     """A user's engine of the right shape, without the base class."""
 
     n_workers = 3
+    device = "cpu"
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace

@@ -56,7 +56,7 @@ class TransferAutoML:
     engine : Engine, optional
         Where work runs. Default: `make_engine` on the store's folder, closed by `close`.
     device : str
-        ``"auto"`` (CUDA if present), ``"cpu"``, ``"cuda"``, ...
+        What the default engine computes on; see `Engine`.
     callbacks : sequence of Callbacks
         Observers.
 
@@ -91,13 +91,12 @@ class TransferAutoML:
             raise
         self.budget = budget or SearchBudget()
         self.policy = policy or PaperPolicy()
-        self.device = device
         self.callbacks = list(callbacks)
         self._owns_engine = engine is None
         self._inner = engine or make_engine(device=device, workspace=self.store.folder)
         self.engine = RecordingEngine(self._inner, self.store)
         self.searcher = searcher or HyperbandSearcher(
-            seed=self.settings.seed, storage=self.store.url, device=device
+            seed=self.settings.seed, storage=self.store.url
         )
 
     def fit(self, task: Task) -> Outcome:
@@ -160,7 +159,11 @@ class TransferAutoML:
             engine=self.engine,
             callback=lambda progress: self._tell("search_progress", task, progress),
         )
-        trained = [int(record.epochs) for record in found.history if record.spec == found.spec]
+        trained = [
+            int(record.epochs)
+            for record in found.history
+            if record.alone and record.spec == found.spec
+        ]
         model = self._train(task, found.spec, done=max(trained, default=0))
         if model.diverged:
             _log.warning(
@@ -180,7 +183,7 @@ class TransferAutoML:
             self.settings.probes, seed=seed, space=space, images=self.settings.probe_images
         )
         easy = digits()
-        suite = pilot(sampled, easy, space=space, seed=seed, engine=self.engine, device=self.device)
+        suite = pilot(sampled, easy, space=space, seed=seed, engine=self.engine)
         self._tidy_up(easy)
         self.store.add_setting("suite", suite.to_json())
         return suite
@@ -208,7 +211,6 @@ class TransferAutoML:
             task,
             self.settings.trials,
             engine=self.engine,
-            device=self.device,
             callback=lambda done, total: self._tell("probes_progress", task, done, total),
         )
 
@@ -244,7 +246,7 @@ class TransferAutoML:
                 epochs=epoch,
                 schedule_epochs=epochs,
                 seed=self.settings.seed,
-                device=self.device,
+                device=self.engine.device,
                 test=epoch == epochs,
             )
             ((_, result),) = self.engine.run([job])

@@ -231,7 +231,6 @@ def _fit_all(
             settings=_settings(store, settings or {}),
             budget=budget,
             engine=engine,
-            device=device,
             callbacks=[observer],
         )
         for task in tasks:

@@ -74,11 +74,21 @@ class Engine(ABC):
     ----------
     workspace : Path, optional
         Folder for shared tasks and checkpoints. Default: a temporary one, removed by `close`.
+    device : str
+        What its jobs compute on: ``"auto"`` (CUDA if present), ``"cpu"``, ``"cuda"``, ``"cuda:1"``
+        and so on.
+
+    Raises
+    ------
+    InputError
+        If the device is unknown or not present.
     """
 
     n_workers: int = 1
 
-    def __init__(self, workspace: Path | None = None) -> None:
+    def __init__(self, workspace: Path | None = None, device: str = "auto") -> None:
+        resolve_device(device)
+        self.device = device
         self._temporary = None if workspace else tempfile.TemporaryDirectory(prefix="trautoml-")
         self.workspace = workspace or Path(self._temporary.name if self._temporary else "")
 
@@ -144,30 +154,34 @@ class WorkerEngine(Engine):
     ----------
     n_workers : int, optional
         Default: the number of processors this process may use.
-    workspace : Path, optional
+    workspace, device
         See `Engine`.
 
     Raises
     ------
     InputError
-        If `n_workers` is below 1.
+        If `n_workers` is below 1, or the device unknown or not present.
     """
 
-    def __init__(self, n_workers: int | None = None, workspace: Path | None = None) -> None:
+    def __init__(
+        self, n_workers: int | None = None, workspace: Path | None = None, device: str = "auto"
+    ) -> None:
         if n_workers is not None and n_workers < 1:
             raise InputError(f"expected at least 1 worker, got {n_workers}")
-        super().__init__(workspace)
+        super().__init__(workspace, device)
         self.n_workers = n_workers or _usable_processors()
         self._pool: ProcessPoolExecutor | None = None
 
     def share(self, task: Task) -> SharedTask:
-        """Write the task below the workspace, unless it is there already.
+        """Write the task below the workspace, unless it is there or was loaded from a folder.
 
         Raises
         ------
         OSError
             If it can't be written.
         """
+        if task.folder is not None:
+            return SharedTask(task.fingerprint, folder=task.folder)
         folder = self._folder(task)
         _remove_left_overs(folder)
         if not _is_whole(folder):
@@ -186,9 +200,12 @@ class WorkerEngine(Engine):
     def release(self, task: Task) -> None:
         """Remove the copy; workers that still map it keep it until they take up another task.
 
-        A copy that the system keeps in its place, because it is in use, stays whole.
+        A copy that the system keeps in its place, because it is in use, stays whole. The folder
+        that a task was loaded from is never touched.
         """
         folder = self._folder(task)
+        if task.folder is not None and folder.exists() and folder.samefile(task.folder):
+            return
         _remove_left_overs(folder)
         with suppress(OSError):
             # Renamed first, so that a kill leaves no half a task in its place.
@@ -259,9 +276,7 @@ def make_engine(
     ----------
     workers : int, optional
         0 runs in this process. Default: 0 on CUDA, else the number of processors.
-    device : str
-        ``"auto"``, ``"cpu"`` or a CUDA device.
-    workspace : Path, optional
+    device, workspace
         See `Engine`.
 
     Raises
@@ -272,7 +287,9 @@ def make_engine(
     found = resolve_device(device)
     if workers is None:
         workers = 0 if found.type == "cuda" else _usable_processors()
-    return WorkerEngine(workers, workspace) if workers else LocalEngine(workspace)
+    if workers:
+        return WorkerEngine(workers, workspace, device)
+    return LocalEngine(workspace, device)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -22,7 +22,7 @@ class RecordingEngine(Engine):
     """
 
     def __init__(self, engine: Engine, store: Store) -> None:
-        super().__init__(engine.workspace)
+        super().__init__(engine.workspace, engine.device)
         self.n_workers = engine.n_workers
         self._engine = engine
         self._store = store

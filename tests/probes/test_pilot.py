@@ -38,7 +38,7 @@ def piloted(seed: int = 0, n: int = 4) -> tuple[ProbeSuite, ProbeSuite]:
     space = PartlyDull()
     suite = ProbeSuite.sample(n, seed=seed, space=space, images=240)
     with LocalEngine() as engine:
-        found = pilot(suite, stripes(), space=space, seed=seed, engine=engine, device="cpu")
+        found = pilot(suite, stripes(), space=space, seed=seed, engine=engine)
     return suite, found
 
 
@@ -69,7 +69,7 @@ def test_the_pilot_is_deterministic_and_goes_on_in_the_sequence() -> None:
 def test_a_suite_that_learns_is_left_alone() -> None:
     suite = ProbeSuite((chain(8), chain(16)), images=240)
     with LocalEngine() as engine:
-        found = pilot(suite, stripes(), space=Dull(), seed=0, engine=engine, device="cpu")
+        found = pilot(suite, stripes(), space=Dull(), seed=0, engine=engine)
     assert found == suite
 
 

@@ -60,7 +60,7 @@ def test_measure_puts_every_result_in_its_place_whatever_the_order() -> None:
 
 
 def test_scores_are_accuracies_above_chance_and_cost_time() -> None:
-    measured = SUITE.measure(stripes(), 3, device="cpu")
+    measured = SUITE.measure(stripes(), 3)
     assert measured.trials.shape == measured.seconds.shape == (3, 2)
     assert ((measured.trials >= 0) & (measured.trials <= 1)).all()
     assert measured.trials.mean() > 0.5  # chance is a third
@@ -71,8 +71,8 @@ def test_scores_are_accuracies_above_chance_and_cost_time() -> None:
 def test_local_and_worker_engine_measure_the_same() -> None:
     task = stripes()
     with LocalEngine() as local, WorkerEngine(2) as workers:
-        here = SUITE.measure(task, 2, engine=local, device="cpu")
-        there = SUITE.measure(task, 2, engine=workers, device="cpu")
+        here = SUITE.measure(task, 2, engine=local)
+        there = SUITE.measure(task, 2, engine=workers)
     np.testing.assert_array_equal(here.trials, there.trials)
 
 

@@ -3,8 +3,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from automl_support import CountingEngine, ScriptedEngine, chain, scored, stripes
@@ -21,13 +23,13 @@ from trautoml.search import (
     SearchResult,
     TrialRecord,
 )
+from trautoml.spaces import ChainSpace, RandomChoice
 from trautoml.spec import ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
 
 Script = Callable[[ModelSpec, float], TrainingResult]
 TIME = 60.0
-STUDY = f"hyperband {stripes().fingerprint[:16]}"
 
 
 def quality(spec: ModelSpec) -> float:
@@ -40,9 +42,16 @@ def steady(spec: ModelSpec, epochs: float) -> TrainingResult:
     return scored(quality(spec) * (1 - 0.5 / epochs), epochs, seconds=epochs)
 
 
-def spec_of(searcher: HyperbandSearcher, number: int) -> ModelSpec:
+def choices(number: int, seed: int = 1) -> dict:
+    """Draw a candidate's choices the way that is promised to everybody."""
+    choice = RandomChoice(np.random.default_rng([seed, 0, number]))
+    ChainSpace().define(choice)
+    return choice.params
+
+
+def spec_of(number: int) -> ModelSpec:
     """Build a candidate of the choices that it is known by."""
-    return searcher.space.define(optuna.trial.FixedTrial(searcher.candidate(number).params))
+    return ChainSpace().define(optuna.trial.FixedTrial(choices(number)))
 
 
 def essence(result: SearchResult) -> tuple:
@@ -59,7 +68,7 @@ def search(
     task: Task | None = None,
     **options: object,
 ) -> SearchResult:
-    searcher = HyperbandSearcher(**{"seed": 1, "slots": 4, "device": "cpu"} | options)
+    searcher = HyperbandSearcher(**{"seed": 1, "slots": 4} | options)
     return searcher.search(
         task or stripes(), budget=SearchBudget(trials=trials, epochs=epochs), engine=engine
     )
@@ -96,23 +105,15 @@ def test_an_empty_budget_is_refused(options: dict) -> None:
         SearchBudget(**options)
 
 
-def test_a_candidate_depends_on_seed_and_number_only() -> None:
-    backwards = [HyperbandSearcher(seed=5).candidate(i).params for i in (3, 2, 1, 0)]
-    forwards = [HyperbandSearcher(seed=5, slots=2).candidate(i).params for i in (0, 1, 2, 3)]
-    assert backwards == forwards[::-1]
-    assert HyperbandSearcher(seed=6).candidate(0).params != forwards[0]
-
-
 def test_searches_on_different_tasks_see_the_same_candidates() -> None:
     specs = []
     for seed in (0, 1):
         result = search(ScriptedEngine(steady), task=stripes(seed=seed))
         specs.append({r.trial: r.spec for r in result.history})
     assert specs[0] == specs[1]
-    searcher = HyperbandSearcher(seed=1)
     assert sorted(specs[0]) == list(range(12))
     for number, spec in specs[0].items():
-        assert spec_of(searcher, number) == spec
+        assert spec_of(number) == spec
 
 
 # --- the race ---------------------------------------------------------------------------------
@@ -143,16 +144,30 @@ def test_most_candidates_are_stopped_early_and_the_best_is_not() -> None:
     assert result.score == max(record.score for record in result.history)
 
 
+def fill(epochs: int, trials: int) -> list[int]:
+    """Assign trials to brackets one by one, always where the share is filled the least."""
+    s_max = max(s for s in range(20) if 3**s <= epochs)
+    sizes = {
+        b: math.ceil(Fraction((s_max + 1) * 3 ** (s_max - b), s_max - b + 1))
+        for b in range(s_max + 1)
+    }
+    filled = dict.fromkeys(sizes, 0)
+    brackets = []
+    for _ in range(trials):
+        if filled == sizes:
+            filled = dict.fromkeys(sizes, 0)
+        bracket = min(sizes, key=lambda b: (Fraction(2 * filled[b] + 1, 2 * sizes[b]), b))
+        filled[bracket] += 1
+        brackets.append(bracket)
+    return brackets
+
+
 def brackets_of(records: Iterable[TrialRecord], epochs: int) -> dict[int, list[TrialRecord]]:
-    """Sort records by Optuna's own brackets; without warm starts, trials are numbered alike."""
-    pruner = optuna.pruners.HyperbandPruner(1, epochs, 3)
-    study = optuna.create_study(study_name=STUDY)
-    pruner._try_initialization(study)
+    """Sort records by their brackets; without warm starts, trials are numbered as they start."""
+    brackets = fill(epochs, 200)
     found: dict[int, list[TrialRecord]] = {}
     for record in records:
-        trial = optuna.trial.create_trial(value=0.0)
-        trial.number = record.trial
-        found.setdefault(pruner._get_bracket_id(study, trial), []).append(record)
+        found.setdefault(brackets[record.trial], []).append(record)
     return found
 
 
@@ -175,6 +190,27 @@ def coarse(spec: ModelSpec, epochs: float) -> TrainingResult:
 def fragile(spec: ModelSpec, epochs: float) -> TrainingResult:
     """Let two candidates in three diverge, at chance level or above many sound ones."""
     return scored(noisy(spec, epochs).score, epochs, diverged=int(spec.digest, 16) % 3 > 0)
+
+
+# Li et al. 2018 (JMLR 18), Table 1: n_i candidates at r_i epochs in bracket s; R = 81, eta = 3.
+PUBLISHED = {
+    4: {1: 81, 3: 27, 9: 9, 27: 3, 81: 1},
+    3: {3: 34, 9: 11, 27: 3, 81: 1},
+    2: {9: 15, 27: 5, 81: 1},
+    1: {27: 8, 81: 2},
+    0: {81: 5},
+}
+
+
+@pytest.mark.parametrize("script", [steady, noisy])
+def test_brackets_and_rungs_are_those_of_the_published_table(script: Script) -> None:
+    history = search(ScriptedEngine(script), trials=143, epochs=81, slots=143).history
+    found = brackets_of(history, 81)
+    for s, expected in PUBLISHED.items():
+        reached = Counter(int(record.epochs) for record in found[4 - s])
+        # Those of a bracket that starts later go through the earlier rungs and are not judged.
+        assert {r: n for r, n in reached.items() if r >= min(expected)} == expected
+        assert all(n == expected[min(expected)] for r, n in reached.items() if r < min(expected))
 
 
 @pytest.mark.parametrize("script", [steady, noisy, coarse, fragile])
@@ -200,8 +236,8 @@ def test_the_best_third_of_every_bracket_and_rung_goes_on(
 @pytest.mark.parametrize(
     ("epochs", "counts"),
     [
-        (9, {0: [12, 4, 1], 1: [10, 10, 3], 2: [5, 5, 5]}),
-        (27, {0: [14, 4, 1, 1], 1: [3, 3, 1, 1], 2: [6, 6, 6, 2], 3: [4, 4, 4, 4]}),
+        (9, {0: [14, 4, 1], 1: [8, 8, 2], 2: [5, 5, 5]}),
+        (27, {0: [15, 5, 1, 1], 1: [7, 7, 2, 1], 2: [3, 3, 3, 1], 3: [2, 2, 2, 2]}),
     ],
 )
 def test_how_many_reach_each_rung(epochs: int, counts: dict) -> None:
@@ -213,18 +249,23 @@ def test_how_many_reach_each_rung(epochs: int, counts: dict) -> None:
 
 
 @pytest.mark.parametrize("script", [steady, noisy])
-def test_with_rounds_of_one_it_is_optunas_hyperband(script: Script) -> None:
+def test_with_rounds_of_one_a_bracket_is_optunas_successive_halving(script: Script) -> None:
     found = search(ScriptedEngine(script), trials=60, epochs=27, slots=1).history
-    study = optuna.create_study(
-        study_name=STUDY,
-        direction="maximize",
-        pruner=optuna.pruners.HyperbandPruner(1, 27, reduction_factor=3),
-    )
+    brackets = fill(27, 60)
+    studies = {
+        b: optuna.create_study(
+            direction="maximize",
+            pruner=optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=1, reduction_factor=3, min_early_stopping_rate=b
+            ),
+        )
+        for b in set(brackets)
+    }
     expected = []
-    for number in range(60):
-        trial = study.ask()
+    for number, bracket in enumerate(brackets):
+        trial = studies[bracket].ask()
         for epochs in (1, 3, 9, 27):
-            score = script(spec_of(HyperbandSearcher(seed=1), number), epochs).score
+            score = script(spec_of(number), epochs).score
             expected.append((number, epochs, score))
             trial.report(score, epochs)
             if trial.should_prune():
@@ -234,7 +275,7 @@ def test_with_rounds_of_one_it_is_optunas_hyperband(script: Script) -> None:
 
 def test_later_rounds_are_compared_with_the_earlier_ones_too() -> None:
     # One bracket; the second round's 6 are better, or worse, than all 9 of the first.
-    first = {spec_of(HyperbandSearcher(seed=1), number) for number in range(9)}
+    first = {spec_of(number) for number in range(9)}
     for of_second, going_on in ((0.4, 5), (-0.4, 0)):
         engine = ScriptedEngine(
             lambda spec, e, extra=of_second: scored(
@@ -353,7 +394,7 @@ def test_if_all_diverge_the_error_carries_the_history() -> None:
 def test_a_diverged_candidate_never_wins() -> None:
     # Chance can be above what a poor candidate reaches.
     searcher = HyperbandSearcher(seed=1)
-    sound = spec_of(searcher, 2)
+    sound = spec_of(2)
     engine = ScriptedEngine(
         lambda spec, e: scored(0.2, e) if spec == sound else scored(1 / 3, e, diverged=True)
     )
@@ -369,7 +410,7 @@ def test_a_diverged_candidate_never_wins() -> None:
 def test_a_candidate_that_diverges_later_does_not_win_by_its_first_score() -> None:
     # The final training goes the same way as the search's: it would diverge again.
     searcher = HyperbandSearcher(seed=1)
-    brittle = spec_of(searcher, 0)
+    brittle = spec_of(0)
 
     def script(spec: ModelSpec, epochs: float) -> TrainingResult:
         if spec == brittle:
@@ -398,10 +439,9 @@ def test_optuna_keeps_the_study_in_the_stores_database(store: Store) -> None:
     (name,) = optuna.get_all_study_names(storage)
     study = optuna.load_study(study_name=name, storage=storage)
     assert name == f"hyperband {stripes().fingerprint[:16]}"
-    searcher = HyperbandSearcher(seed=1)
     for number, trial in enumerate(study.trials):
         records = [record for record in result.history if record.trial == number]
-        assert trial.params == searcher.candidate(number).params
+        assert trial.params == choices(number)
         assert trial.intermediate_values == {int(r.epochs): r.score for r in records}
         assert ModelSpec.from_json(trial.user_attrs["spec"]) == records[0].spec
         complete = records[-1].epochs == 3
@@ -422,7 +462,7 @@ def test_a_search_repeated_over_a_store_trains_nothing_again(store: Store) -> No
         if progress.started == 4 and len(inner.executed) == 3:
             raise KeyboardInterrupt
 
-    searcher = HyperbandSearcher(seed=1, slots=4, device="cpu", storage=store.url)
+    searcher = HyperbandSearcher(seed=1, slots=4, storage=store.url)
     with pytest.raises(KeyboardInterrupt):
         searcher.search(stripes(), budget=SearchBudget(4, 2), engine=engine, callback=interrupt)
     assert store.n_trainings() == 3
@@ -447,7 +487,7 @@ def timed(
     store: Store,
     callback: Callable[[SearchProgress], None] | None = None,
 ) -> SearchResult:
-    return HyperbandSearcher(slots=9, device="cpu").search(
+    return HyperbandSearcher(slots=9).search(
         stripes(),
         budget=SearchBudget(trials=60, epochs=9, seconds=TIME),
         engine=RecordingEngine(engine, store),

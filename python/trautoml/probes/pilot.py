@@ -25,7 +25,6 @@ def pilot(
     space: SearchSpace,
     seed: int,
     engine: Engine,
-    device: str = "auto",
 ) -> ProbeSuite:
     """Replace the probes that hardly rise above chance on an easy task.
 
@@ -43,8 +42,6 @@ def pilot(
         What the suite was sampled with.
     engine : Engine
         Where to train.
-    device : str
-        See `TrainingJob`.
 
     Returns
     -------
@@ -62,7 +59,7 @@ def pilot(
     drawn = len(probes)
     for _ in range(_MAX_ROUNDS):
         candidates = replace(suite, probes=tuple(probes[b] for b in untested))
-        means = candidates.measure(task, _TRIALS, engine=engine, device=device).trials.mean(0)
+        means = candidates.measure(task, _TRIALS, engine=engine).trials.mean(0)
         dull = [b for b, mean in zip(untested, means, strict=True) if mean <= threshold]
         for b, mean in zip(untested, np.round(means, 3), strict=True):
             if b in dull:

@@ -90,7 +90,6 @@ class ProbeSuite:
         trials: int = 8,
         *,
         engine: Engine | None = None,
-        device: str = "auto",
         callback: Callable[[int, int], None] | None = None,
     ) -> Measurement:
         """Train every probe `trials` times on the task.
@@ -103,8 +102,6 @@ class ProbeSuite:
             Trainings T of each probe; each draws its own weights and images.
         engine : Engine, optional
             Where to train. Default: this process.
-        device : str
-            See `TrainingJob`.
         callback : callable, optional
             Called with (trials done, trials in all) after each.
 
@@ -122,7 +119,7 @@ class ProbeSuite:
             raise InputError(f"expected at least one trial of each probe, got {trials}")
         if engine is None:
             with LocalEngine() as own:
-                return self.measure(task, trials, engine=own, device=device, callback=callback)
+                return self.measure(task, trials, engine=own, callback=callback)
         shared = engine.share(task)
         epochs = self.images / task.n_train
         shape = trials, len(self.probes)
@@ -135,7 +132,7 @@ class ProbeSuite:
                 epochs,
                 seed=_trial_seed(task, self.probes[b], t),
                 max_val=_MAX_VAL,
-                device=device,
+                device=engine.device,
             )
             for t, b in cells
         ]

@@ -61,6 +61,9 @@ class TrialRecord:
         Worker seconds of this piece of training.
     diverged : bool
         Whether the training came to nothing; the score is then the chance level.
+    alone : bool
+        Whether the candidate was trained from scratch, as a final model is. Scores that were
+        reached with inherited or shared weights guide a search, but never are its result.
     """
 
     trial: int
@@ -69,6 +72,7 @@ class TrialRecord:
     score: float
     seconds: float
     diverged: bool = False
+    alone: bool = True
 
 
 @dataclass(frozen=True)

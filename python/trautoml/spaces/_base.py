@@ -2,11 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, Union
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, Union
 
 import numpy as np
 
+from trautoml.errors import SpecError
 from trautoml.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -51,7 +52,60 @@ class RandomChoice:
         return value
 
 
-Choice: TypeAlias = Union["optuna.Trial", RandomChoice]
+class GivenChoice:
+    """An `optuna.Trial` in shape, whose choices are given by name.
+
+    Raises
+    ------
+    SpecError
+        By each method, if its choice is not given or not one of those allowed.
+    """
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self.params = dict(params)
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Give an integer of [low, high]."""
+        value = self._given(name)
+        if not isinstance(value, int) or not low <= value <= high:
+            raise SpecError(f"{name}: expected a whole number in [{low}, {high}], got {value!r}")
+        return value
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:  # noqa: ARG002
+        """Give a number of [low, high]."""
+        value = self._given(name)
+        if not isinstance(value, int | float) or not low <= value <= high:
+            raise SpecError(f"{name}: expected a number in [{low}, {high}], got {value!r}")
+        return float(value)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Option]) -> Option:
+        """Give one of `choices`."""
+        value = self._given(name)
+        for choice in choices:
+            if type(choice) is type(value) and choice == value:
+                return choice
+        raise SpecError(f"{name}: expected one of {list(choices)}, got {value!r}")
+
+    def _given(self, name: str) -> Any:
+        if name not in self.params:
+            raise SpecError(f"{name}: expected a choice of this name, got {sorted(self.params)}")
+        return self.params[name]
+
+
+class ChoiceLike(Protocol):
+    """What a space asks: `optuna.Trial` and everything of its shape."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Choose an integer of [low, high]."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """Choose a number of [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Option]) -> Option:
+        """Choose one of `choices`."""
+
+
+Choice: TypeAlias = Union["optuna.Trial", ChoiceLike]
 """Where a space gets its choices from."""
 
 
@@ -65,3 +119,10 @@ class SearchSpace(ABC):
     def sample(self, rng: np.random.Generator) -> ModelSpec:
         """Draw one spec; the same generator state gives the same spec."""
         return self.define(RandomChoice(rng))
+
+    def params_of(self, spec: ModelSpec) -> dict[str, Any] | None:  # noqa: ARG002
+        """Tell the choices that amount to a spec; None if it is not of this space, or unknown.
+
+        With them, a model-based search learns from a warm start.
+        """
+        return None

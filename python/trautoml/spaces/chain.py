@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from trautoml.spaces._base import Choice, SearchSpace
+from trautoml.errors import SpecError
+from trautoml.spaces._base import Choice, GivenChoice, SearchSpace
 from trautoml.spec import Hyperparameters, ModelSpec
 
 
@@ -33,6 +34,37 @@ class ChainSpace(SearchSpace):
         )
         return ModelSpec("chain", structure, hyper)
 
+    def params_of(self, spec: ModelSpec) -> dict[str, Any] | None:
+        """See `SearchSpace.params_of`."""
+        if spec.architecture != "chain":
+            return None
+        layers, dense = spec.structure["layers"], spec.structure["dense"]
+        params = {
+            "n_layers": len(layers),
+            "n_dense": len(dense),
+            "batch_norm": spec.structure["batch_norm"],
+            "learning_rate": spec.hyper.learning_rate,
+            "momentum": spec.hyper.momentum,
+            "weight_decay": spec.hyper.weight_decay,
+            "log2_batch_size": _log2(spec.hyper.batch_size),
+            "init_sd": spec.hyper.init_sd,
+        }
+        params |= {f"dense{i}_log2_units": _log2(units) for i, units in enumerate(dense)}
+        for i, layer in enumerate(layers):
+            halving = "halving_" if layer["stride"] == 1 else ""
+            params |= {
+                f"conv{i}_stride": layer["stride"],
+                f"conv{i}_{halving}pool_kernel": layer["pool_kernel"],
+                f"conv{i}_kernel": layer["kernel"],
+                f"conv{i}_log2_channels": _log2(layer["channels"]),
+            }
+            if not halving:
+                params[f"conv{i}_pool_stride"] = layer["pool_stride"]
+        try:
+            return params if self.define(GivenChoice(params)) == spec else None
+        except SpecError:
+            return None
+
     @staticmethod
     def _layer(choice: Choice, i: int) -> dict[str, Any]:
         stride = choice.suggest_categorical(f"conv{i}_stride", [1, 2])
@@ -49,3 +81,7 @@ class ChainSpace(SearchSpace):
             "pool_kernel": pool_kernel,
             "pool_stride": pool_stride,
         }
+
+
+def _log2(size: int) -> int:
+    return size.bit_length() - 1

@@ -1,0 +1,215 @@
+"""Rounds of work under a budget: the part that all searchers share."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trautoml.engine import Engine, Job
+from trautoml.errors import SearchError
+from trautoml.jobs import TrainingJob, TrainingResult, resumable_job
+from trautoml.search._base import SearchBudget, SearchProgress, SearchResult, TrialRecord
+from trautoml.spec import ModelSpec
+from trautoml.task import Task
+
+Record = Callable[[int, Any, float], TrialRecord]
+"""``record(index, result, seconds)`` makes the record of the job with that index in its round."""
+
+
+class Rounds:
+    """Runs jobs round by round, keeps the history, watches the time and tells the progress.
+
+    A job that is asked for twice in one search runs once: the second time it costs nothing.
+
+    Parameters
+    ----------
+    task : Task
+        What is searched for.
+    budget : SearchBudget
+        Its seconds are watched here; its trials are for the searcher to count, in `started`.
+    engine : Engine
+        Runs the jobs.
+    callback : callable, optional
+        Called with the progress after each job.
+    allowed : int
+        Candidates that the search may start.
+
+    Attributes
+    ----------
+    history : list of TrialRecord
+        Every score, in the order of decision.
+    seconds : float
+        Worker seconds spent.
+    started : int
+        Candidates started so far.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        budget: SearchBudget,
+        engine: Engine,
+        callback: Callable[[SearchProgress], None] | None,
+        *,
+        allowed: int,
+    ) -> None:
+        self.task, self.budget, self.engine, self.allowed = task, budget, engine, allowed
+        self.history: list[TrialRecord] = []
+        self.seconds = 0.0
+        self.started = 0
+        self._callback = callback
+        self._count = 0
+        self._results: dict[str, Any] = {}
+
+    @property
+    def allowed_seconds(self) -> float | None:
+        """Worker seconds that may be spent, if there is a limit."""
+        limit = self.budget.seconds
+        return None if limit is None else limit * self.engine.n_workers
+
+    @property
+    def spent(self) -> float:
+        """Share of the budget that is spent, in candidates or in time, at most 1."""
+        in_time = 0.0 if self.allowed_seconds is None else self.seconds / self.allowed_seconds
+        return min(1.0, max(in_time, self.started / self.allowed))
+
+    def training(self, spec: ModelSpec, *, epochs: float, seed: int) -> TrainingJob:
+        """Make the job that trains a spec until `epochs`, on the schedule of a final training."""
+        return resumable_job(
+            self.engine.workspace,
+            self.engine.share(self.task),
+            spec,
+            epochs=epochs,
+            schedule_epochs=self.budget.epochs,
+            seed=seed,
+            device=self.engine.device,
+        )
+
+    def train(
+        self, candidates: Sequence[tuple[int, ModelSpec]], *, seed: int
+    ) -> Mapping[int, TrialRecord]:
+        """Train numbered specs from scratch for all epochs: one round; see `run`."""
+        epochs = self.budget.epochs
+        jobs = [self.training(spec, epochs=epochs, seed=seed) for _, spec in candidates]
+
+        def record(index: int, result: TrainingResult, seconds: float) -> TrialRecord:
+            return training_record(*candidates[index], result, seconds)
+
+        return self.run(jobs, record, epoch=epochs)
+
+    def run(
+        self,
+        jobs: Sequence[Job[Any]],
+        record: Record,
+        *,
+        epoch: int,
+        order: Sequence[int] | None = None,
+        share: float = 1.0,
+    ) -> Mapping[int, TrialRecord]:
+        """Run one round; when time runs out, only some of its jobs have a record.
+
+        What the engine remembers is always taken, so that a search that is resumed knows at least
+        what it knew before.
+
+        Parameters
+        ----------
+        jobs : sequence of Job
+            The round. Their results have `seconds`.
+        record : callable
+            Makes the record of a result; it gets the seconds that are to be counted.
+        epoch : int
+            How far this round trains, for the progress.
+        order : sequence of int, optional
+            Indices of `jobs`, the first to start first. Default: as they are.
+        share : float
+            Share of the time limit after which no more is waited for.
+
+        Returns
+        -------
+        mapping of int to TrialRecord
+            By index, in order; empty if there is nothing to do or no time for it.
+        """
+        twins: dict[str, list[int]] = {}
+        for index in order or range(len(jobs)):
+            twins.setdefault(jobs[index].key, []).append(index)
+        known = {key for key in twins if key in self._results}
+        new = [jobs[indices[0]] for key, indices in twins.items() if key not in known]
+        remembered = {job.key for job in new if self.engine.remembers(job)}
+        if not jobs or (new and not remembered and self._out_of_time(share)):
+            return {}
+        self._count += 1
+        records: dict[int, TrialRecord] = {}
+
+        def add(key: str, seconds: float) -> None:
+            for index in twins[key]:
+                records[index] = record(index, self._results[key], seconds)
+                seconds = 0.0
+            self._tell([*self.history, *records.values()], len(records), len(jobs), epoch)
+
+        for key in known:
+            add(key, 0.0)
+        for position, result in self.engine.run(new):
+            key = new[position].key
+            self._results[key] = result
+            add(key, result.seconds)
+            remembered.discard(key)
+            if not remembered and self._out_of_time(share):
+                break
+        records = dict(sorted(records.items()))
+        self.history += records.values()
+        return records
+
+    def _out_of_time(self, share: float) -> bool:
+        limit = self.allowed_seconds
+        return limit is not None and self.seconds >= share * limit
+
+    def _tell(self, records: list[TrialRecord], done: int, trainings: int, epoch: int) -> None:
+        # `fsum` does not depend on the order: a resumed search stops where the first one did.
+        self.seconds = math.fsum(record.seconds for record in records)
+        if self._callback is not None:
+            self._callback(
+                SearchProgress(
+                    started=self.started,
+                    allowed=self.allowed,
+                    round=self._count,
+                    done=done,
+                    trainings=trainings,
+                    epoch=epoch,
+                    epochs=self.budget.epochs,
+                    best=max(records, key=lambda r: (not r.diverged, r.alone, r.score)),
+                    seconds=self.seconds,
+                    allowed_seconds=self.allowed_seconds,
+                )
+            )
+
+    def result(self) -> SearchResult:
+        """Return the best candidate of those that were trained alone and never diverged.
+
+        One that did would diverge again in the final training, which repeats what was trained.
+
+        Raises
+        ------
+        SearchError
+            If there is none.
+        """
+        diverged = {record.trial for record in self.history if record.diverged}
+        sound = [r for r in self.history if r.alone and r.trial not in diverged]
+        if not sound:
+            raise SearchError(
+                f"all {len(diverged)} candidates of the search on {self.task.name} diverged: "
+                "allow more trials, or search a space with smaller learning rates",
+                list(self.history),
+            )
+        best = max(sound, key=lambda record: record.score)
+        return SearchResult(best.spec, best.score, self.seconds, tuple(self.history))
+
+
+def training_record(
+    trial: int, spec: ModelSpec, result: TrainingResult, seconds: float, *, alone: bool = True
+) -> TrialRecord:
+    """Make the record of a training that cost this search so many seconds."""
+    return TrialRecord(trial, spec, result.epochs, result.score, seconds, result.diverged, alone)
+
+
+def trial_number(index: int, n_warm: int) -> int:
+    """Give a candidate its number: -1, -2, ... for warm starts, which come first; then 0, 1, ..."""
+    return -1 - index if index < n_warm else index - n_warm
