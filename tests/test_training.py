@@ -22,8 +22,15 @@ from trautoml import training as training_module
 from trautoml.classifier import ImageClassifier, load_classifier
 from trautoml.device import autocast, resolve_device
 from trautoml.engine import LocalEngine, SharedTask
-from trautoml.errors import InputError
-from trautoml.jobs import TrainingJob, TrainingResult, checkpoint_folder, resumable_job
+from trautoml.errors import InputError, SpecError
+from trautoml.jobs import (
+    Ancestor,
+    TrainingJob,
+    TrainingResult,
+    checkpoint_folder,
+    resumable_job,
+)
+from trautoml.networks.morphism import deepen, deepen_dense, widen, widen_dense
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.task import Task
 from trautoml.training import Trainer
@@ -586,6 +593,110 @@ def test_outputs_that_overflow_are_a_divergence_and_evaluating_changes_nothing(
     assert same(state(trainer), state(resumed))
 
 
+# --- inherited weights ------------------------------------------------------------------------
+
+
+STEPS_UP = [
+    lambda s: widen(s, 0, 13),
+    lambda s: deepen(s, 0, 3),
+    lambda s: widen_dense(s, 0, 20),
+    lambda s: deepen_dense(s, 0),
+]
+
+
+def grown(spec: ModelSpec, step: Any = STEPS_UP[0], **changes: Any) -> ModelSpec:
+    return with_hyper(replace(spec, structure=step(spec.structure)), **changes)
+
+
+@pytest.mark.parametrize("step", STEPS_UP, ids=["widen", "deepen", "widen dense", "deepen dense"])
+@pytest.mark.parametrize("spec", [SPEC, PLAIN], ids=["batch norm", "plain"])
+def test_a_child_begins_with_its_parents_outputs_and_trains_on(
+    tiny_task: Task, tmp_path: Path, spec: ModelSpec, step: Any
+) -> None:
+    parent = trained(tiny_task, 1.4, spec)
+    parent.save(tmp_path / "state")
+    child = Trainer(tiny_task, grown(spec, step, batch_size=8), seed=5, device="cpu")
+    child.inherit(tmp_path / "state", spec)
+    expected = parent.classifier.predict_proba(tiny_task.val_images)
+    assert child.classifier.predict_proba(tiny_task.val_images) == pytest.approx(expected, abs=1e-6)
+    assert child.evaluate("val") == parent.evaluate("val")
+    assert child.epochs == 0
+    assert not child.diverged
+    before = state(child)
+    assert not any(name.startswith("momentum") for name in before)
+    child.train(6, schedule_epochs=6)
+    assert child.evaluate("val") > 0.9
+    assert not any(torch.equal(before[k], v) for k, v in state(child).items() if ".weight" in k)
+
+
+def test_inheriting_is_a_function_of_parent_spec_and_seed(tiny_task: Task, tmp_path: Path) -> None:
+    trained(tiny_task, 1).save(tmp_path / "state")
+    states, random_state = [], torch.get_rng_state()
+    for seed, epochs, n in ((0, None, 1), (0, 1.0, 3), (1, None, 1)):
+        child = Trainer(tiny_task, grown(SPEC), seed=seed, device="cpu")
+        if epochs:  # forgotten when it begins anew
+            child.train(epochs, schedule_epochs=2)
+        with threads(n):
+            child.inherit(tmp_path / "state", SPEC)
+        states.append(state(child))
+        child.train(1, schedule_epochs=2)
+        states.append(state(child))
+    assert same(states[0], states[2])
+    assert same(states[1], states[3])
+    assert not same(states[0], states[4])
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_an_identity_layer_is_made_with_the_first_images_of_the_first_epoch(
+    tmp_path: Path,
+) -> None:
+    task = drawn(600)
+    parent = trained(task, 0.2)
+    parent.save(tmp_path / "state")
+    child = Trainer(task, grown(SPEC, STEPS_UP[1]), seed=5, device="cpu")
+    child.inherit(tmp_path / "state", SPEC)
+    rows = np.random.default_rng([5, 0]).permutation(600)[:512]
+    network, pixels = parent.classifier.network[:4].train(), task.train_images
+    normalised = (pixels[rows] - pixels.mean()) / pixels.std()
+    with torch.no_grad():
+        maps = network(torch.from_numpy(normalised).float().permute(0, 3, 1, 2))
+    expected = maps.mean((0, 2, 3)).numpy()
+    assert child.classifier.network[5].running_mean.numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_child_of_a_diverged_training_counts_as_diverged(tiny_task: Task, tmp_path: Path) -> None:
+    trained(tiny_task, 1, WILD[2]).save(tmp_path / "state")
+    child = Trainer(tiny_task, grown(PLAIN), device="cpu")
+    child.inherit(tmp_path / "state", WILD[2])
+    assert child.diverged
+    child.train(2, schedule_epochs=2)
+    assert child.epochs == 1 / STEPS
+    assert child.evaluate("val") == tiny_task.chance
+
+
+def test_what_can_not_be_inherited_is_refused_and_changes_nothing(
+    tiny_task: Task, tmp_path: Path
+) -> None:
+    file = tmp_path / "state"
+    trained(tiny_task, 1).save(file)
+    (tmp_path / "half").write_bytes(file.read_bytes()[:999])
+    child = Trainer(tiny_task, grown(SPEC), device="cpu")
+    before = state(child)
+    two_steps = grown(grown(SPEC, STEPS_UP[2]), STEPS_UP[3])
+    for spec, other, error, message in (
+        (SPEC, tmp_path / "none", InputError, "expected a checkpoint of the parent.*none"),
+        (SPEC, tmp_path / "half", InputError, "expected a checkpoint of the parent.*half"),
+        (PLAIN, file, InputError, "expected a checkpoint of the parent"),
+        (grown(SPEC, STEPS_UP[2]), file, InputError, "expected a checkpoint of the parent"),
+        (replace(SPEC, architecture="other"), file, SpecError, "architecture \"chain\".*'other'"),
+    ):
+        with pytest.raises(error, match=message):
+            child.inherit(other, spec)
+    with pytest.raises(SpecError, match="one step apart"):
+        Trainer(tiny_task, two_steps, device="cpu").inherit(file, SPEC)
+    assert same(state(child), before)
+
+
 # --- evaluation -------------------------------------------------------------------------------
 
 
@@ -690,6 +801,7 @@ def test_the_key_names_what_determines_the_result(tiny_task: Task, tmp_path: Pat
         replace(base, max_val=10),
         replace(base, max_val=None),
         replace(base, test=True),
+        replace(base, ancestors=(Ancestor(PLAIN, 2.0),)),
     ]
     assert len({j.key for j in (base, *different)}) == 1 + len(different)
     alike = [
@@ -705,6 +817,7 @@ def test_the_key_names_what_determines_the_result(tiny_task: Task, tmp_path: Pat
 
 def test_every_field_of_a_job_is_judged_above() -> None:
     fields = {"task", "spec", "epochs", "schedule_epochs", "seconds", "seed", "max_val", "test"}
+    fields |= {"ancestors"}
     assert set(TrainingJob.__dataclass_fields__) == fields | {"device", "checkpoint"}
 
 
@@ -821,6 +934,22 @@ def test_cuda_scores_as_the_cpu_does(tiny_task: Task, tmp_path: Path) -> None:
         loaded.predict_proba(tiny_task.test_images).argmax(1) == tiny_task.test_labels
     ).mean()
     assert accuracy == pytest.approx(cuda.test_score, abs=0.1)
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("step", STEPS_UP)
+def test_a_child_on_cuda_begins_with_its_parents_outputs(
+    tiny_task: Task, tmp_path: Path, step: Any
+) -> None:
+    parent = trained(tiny_task, 2)
+    parent.save(tmp_path / "state")
+    child = Trainer(tiny_task, grown(SPEC, step), device="cuda")
+    child.inherit(tmp_path / "state", SPEC)
+    expected = parent.classifier.predict_proba(tiny_task.val_images)
+    assert child.classifier.predict_proba(tiny_task.val_images) == pytest.approx(expected, abs=1e-2)
+    child.train(6, schedule_epochs=6)
+    assert child.evaluate("val") > 0.9
 
 
 @pytest.mark.cuda

@@ -19,9 +19,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from trautoml.classifier import ImageClassifier, borrowed_random_state, evaluation_batch
+from trautoml.classifier import (
+    ImageClassifier,
+    borrowed_random_state,
+    evaluation_batch,
+    load_classifier,
+)
 from trautoml.device import autocast, one_thread, resolve_device
-from trautoml.errors import InputError
+from trautoml.errors import InputError, SpecError
+from trautoml.networks.morphism import inherit
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
 
@@ -63,7 +69,7 @@ class Trainer:
     def __init__(self, task: Task, spec: ModelSpec, *, seed: int = 0, device: str = "auto") -> None:
         self._data = _tensors(task, resolve_device(device))
         self._device = self._data.device
-        self._hyper = spec.hyper
+        self._spec, self._hyper = spec, spec.hyper
         self._seed = seed
         self._loss_diverged = self._outputs_diverged = False
         self._step = 0
@@ -249,6 +255,56 @@ class Trainer:
             self._outputs_diverged = False
             self.notes = stored.metadata()
         return True
+
+    def inherit(self, parent: Path, parent_spec: ModelSpec) -> None:
+        """Begin anew, with weights that compute what a trained smaller network does.
+
+        A child of a training whose loss diverged counts as diverged.
+
+        Parameters
+        ----------
+        parent : Path
+            What `save` left of a training on the same task.
+        parent_spec : ModelSpec
+            What was trained; its structure is one morphism step before this trainer's.
+
+        Raises
+        ------
+        SpecError
+            If one of the two isn't a chain, or they are not one step apart.
+        InputError
+            If the file is no whole checkpoint of such a training.
+        """
+        for spec in (self._spec, parent_spec):
+            if spec.architecture != "chain":
+                raise SpecError(
+                    f'expected architecture "chain", of parent and child, got {spec.architecture!r}'
+                )
+        try:
+            with safe_open(parent, framework="pt") as stored:
+                diverged = stored.metadata()["diverged"] == "1"
+            shape, n_classes = self.classifier.image_shape, self.classifier.n_classes
+            trained = load_classifier(parent, parent_spec, shape, n_classes)
+        except (FileNotFoundError, SafetensorError, RuntimeError) as error:
+            raise InputError(
+                f"expected a checkpoint of the parent, got {parent} ({error}): train it first"
+            ) from error
+        # As many images as memory has room for: a batch of training, or one of evaluation.
+        rows = self._order(0)[: max(self._batch, evaluation_batch(shape))]
+        pixels = self._data.images["train"][rows].permute(0, 3, 1, 2).float()
+        with one_thread(self._device):
+            inherit(
+                self.classifier.network,
+                self._spec.structure,
+                trained.network.to(self._device),
+                parent_spec.structure,
+                inputs=(pixels - self.classifier.mean) * self.classifier.inverse_sd,
+                seed=self._seed,
+            )
+        self._optimizer.state.clear()
+        self._step, self._loss_diverged, self._outputs_diverged = 0, False, False
+        if diverged:
+            self.give_up()
 
 
 @dataclass(frozen=True)
