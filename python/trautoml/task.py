@@ -3,16 +3,17 @@
 A `Task` is made from arrays, an ``.npz`` file, a folder of class folders or the name of a
 torchvision dataset, and is the same plain thing from then on: uint8 images of one shape and labels
 0..C-1. How they are brought to one shape is said in `trautoml.images` for arrays and in
-`trautoml.image_files` for files; how splits are drawn, in `Task.from_arrays`.
+`trautoml.image_files` for files; how splits are drawn, in `Task.from_arrays`. A `FeatureTask` has
+maps of features in the place of the images.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,9 @@ from trautoml.torchvision_data import find_dataset, read_dataset
 
 SPLITS = ("train", "val", "test")
 """The three splits, in the order in which they are stored and fingerprinted."""
+
+_ABOUT = "task.json"
+"""The file of a saved task that is written last."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,10 +74,12 @@ class Task:
     test_images: Images
     test_labels: Labels
     class_names: tuple[str, ...]
+    _loaded_from: Path | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         for split in SPLITS:
             images, labels = self._split(split)
+            self._check_images(split, images)
             _check_split(split, images, labels, self.train_images.shape[1:], self.n_classes)
             for part, array in (("images", images), ("labels", labels)):
                 view = np.ascontiguousarray(array).view()
@@ -81,9 +87,22 @@ class Task:
                 object.__setattr__(self, f"{split}_{part}", view)
         check_counts(self.train_labels, self.class_names, needed=1)
 
+    @staticmethod
+    def _check_images(split: str, images: npt.NDArray[np.generic]) -> None:
+        """Check that the images of a split are of the kind that the class promises."""
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in {1, 3}:
+            raise TaskError(
+                f"{split}_images: expected uint8 (N, H, W, C) with C = 1 or 3, got {images.dtype} "
+                f"{images.shape}; Task.from_arrays converts other kinds"
+            )
+        if not all(MIN_SIDE <= side <= MAX_SIDE for side in images.shape[1:3]):
+            raise TaskError(
+                f"{split}_images are {images.shape[1]} x {images.shape[2]} pixels; "
+                f"expected {MIN_SIDE} to {MAX_SIDE} a side; resize them first"
+            )
+
     def __reduce__(self) -> tuple[object, ...]:
-        arrays = [array for split in SPLITS for array in self._split(split)]
-        return type(self), (self.name, *arrays, self.class_names)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self) if field.init)
 
     def _split(self, split: str) -> tuple[Images, Labels]:
         return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
@@ -121,6 +140,17 @@ class Task:
             digest.update(labels.astype("<i8", copy=False).data)
         return digest.hexdigest()
 
+    @property
+    def folder(self) -> Path | None:
+        """Folder that the task was loaded from, absolute, if that still holds it; else None."""
+        if self._loaded_from is None:
+            return None
+        try:
+            about = json.loads((self._loaded_from / _ABOUT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return self._loaded_from if about.get("fingerprint") == self.fingerprint else None
+
     def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, Task) else NotImplemented
 
@@ -131,7 +161,7 @@ class Task:
         shape = "x".join(str(side) for side in self.image_shape)
         sizes = "/".join(str(len(self._split(split)[0])) for split in SPLITS)
         return (
-            f"Task({self.name!r}, {sizes} train/val/test images of {shape}, "
+            f"{type(self).__name__}({self.name!r}, {sizes} train/val/test images of {shape}, "
             f"{self.n_classes} classes)"
         )
 
@@ -166,18 +196,16 @@ class Task:
         rng = np.random.default_rng(seed)
         train = sample_classes(self.train_labels, fraction, rng)
         val = sample_classes(self.val_labels, fraction, rng)
-        return Task(
+        return replace(
+            self,
             name=f"{self.name}@{fraction:g}",
             train_images=self.train_images[train],
             train_labels=self.train_labels[train],
             val_images=self.val_images[val],
             val_labels=self.val_labels[val],
-            test_images=self.test_images,
-            test_labels=self.test_labels,
-            class_names=self.class_names,
         )
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, images: bool = True) -> None:
         """Write the task as plain ``.npy`` files and a ``task.json``.
 
         Files are replaced one by one, never written in place: a process that has an older version
@@ -187,19 +215,31 @@ class Task:
         ----------
         folder : str or Path
             Made if it isn't there.
+        images : bool, optional
+            False leaves the ``.npy`` files of the images alone, where they lie there already.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "task.json").unlink(missing_ok=True)
+        (folder / _ABOUT).unlink(missing_ok=True)
         for split in SPLITS:
-            images, labels = self._split(split)
-            parts: dict[str, npt.NDArray[np.generic]] = {"images": images, "labels": labels}
+            parts: dict[str, npt.NDArray[np.generic]] = {"labels": self._split(split)[1]}
+            if images:
+                parts["images"] = self._split(split)[0]
             for part, array in parts.items():
                 draft = folder / f"{split}_{part}.draft.npy"
                 np.save(draft, array, allow_pickle=False)
                 draft.replace(folder / f"{split}_{part}.npy")
-        about = {"name": self.name, "class_names": self.class_names}
-        (folder / "task.json").write_text(json.dumps(about), encoding="utf-8")
+        draft = folder / f"{_ABOUT}.draft"
+        draft.write_text(json.dumps(self._about()), encoding="utf-8")
+        draft.replace(folder / _ABOUT)
+
+    def _about(self) -> dict[str, object]:
+        """Give what ``task.json`` says of the task."""
+        return {
+            "name": self.name,
+            "class_names": self.class_names,
+            "fingerprint": self.fingerprint,
+        }
 
     @classmethod
     def load(
@@ -221,27 +261,34 @@ class Task:
         Returns
         -------
         Task
+            A `FeatureTask` if that is what was saved.
 
         Raises
         ------
         TaskError
             If the folder holds no complete task.
         """
-        folder = Path(folder)
+        folder = Path(folder).absolute()
         mode: Literal["r"] | None = "r" if mmap else None
         try:
-            about = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
             arrays = {
                 key: np.load(folder / f"{key}.npy", mmap_mode=mode, allow_pickle=False)
                 for key in (f"{split}_{part}" for split in SPLITS for part in ("images", "labels"))
             }
-            task = cls(name=about["name"], class_names=tuple(about["class_names"]), **arrays)
+            options = {"name": about["name"], "class_names": tuple(about["class_names"]), **arrays}
+            task = (
+                FeatureTask(**options, origin=about["origin"])
+                if "origin" in about
+                else cls(**options)
+            )
         except TaskError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TaskError(
                 f"{folder} holds no complete saved task ({error}); save it again"
             ) from error
+        vars(task)["_loaded_from"] = folder
         if fingerprint is not None:
             vars(task)["fingerprint"] = fingerprint
         return task
@@ -480,6 +527,49 @@ class Task:
         return cls._from_parts(name, parts, source.class_names, seed, copy=False)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureTask(Task):
+    """A task whose images are maps of features: what a frozen network makes of the images.
+
+    Its fingerprint is not of the features, which differ by a rounding from machine to machine, but
+    of what they were computed of and by.
+
+    Parameters
+    ----------
+    train_images, val_images, test_images : ndarray of float16, shape (N, h, w, c)
+        Finite features; h, w and c are 1 or more.
+    origin : str
+        Names the images and the network: equal origins mean equal features, but for roundings.
+
+    The other parameters are those of `Task`.
+    """
+
+    origin: str
+
+    @staticmethod
+    def _check_images(split: str, images: npt.NDArray[np.generic]) -> None:
+        if images.dtype != np.float16 or images.ndim != 4 or 0 in images.shape[1:]:
+            raise TaskError(
+                f"{split}_images: expected features as float16 (N, h, w, c) with sides and "
+                f"channels of 1 or more, got {images.dtype} {images.shape}"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the origin."""
+        return hashlib.sha256(self.origin.encode()).hexdigest()
+
+    def subset(self, fraction: float, *, seed: int = 0) -> "FeatureTask":
+        """See `Task.subset`."""
+        part = cast("FeatureTask", super().subset(fraction, seed=seed))
+        if part is self:
+            return self
+        return replace(part, origin=f"{self.origin} subset {float(fraction)!r} {seed}")
+
+    def _about(self) -> dict[str, object]:
+        return {**super()._about(), "origin": self.origin}
+
+
 def _clean(
     images: npt.ArrayLike, labels: npt.ArrayLike, split: str
 ) -> tuple[Images, npt.NDArray[np.generic]]:
@@ -490,17 +580,7 @@ def _clean(
 def _check_split(
     split: str, images: Images, labels: Labels, shape: tuple[int, ...], n_classes: int
 ) -> None:
-    """Check one split against the promises of `Task`."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in {1, 3}:
-        raise TaskError(
-            f"{split}_images: expected uint8 (N, H, W, C) with C = 1 or 3, got {images.dtype} "
-            f"{images.shape}; Task.from_arrays converts other kinds"
-        )
-    if not all(MIN_SIDE <= side <= MAX_SIDE for side in images.shape[1:3]):
-        raise TaskError(
-            f"{split}_images are {images.shape[1]} x {images.shape[2]} pixels; "
-            f"expected {MIN_SIDE} to {MAX_SIDE} a side; resize them first"
-        )
+    """Check one split against the promises of `Task`, whatever its images are."""
     if images.shape[1:] != shape:
         raise TaskError(
             f"{split}_images have shape {images.shape[1:]} but train_images {shape}; "
