@@ -23,37 +23,24 @@ _RANDOM_STATE = threading.Lock()
 """Held while torch's global random state is borrowed: trainings may run in several threads."""
 
 
-class ImageClassifier(nn.Module):
-    """A network with the normalisation of its input.
+class Classifier(nn.Module):
+    """What maps uint8 images to logits.
 
     Parameters
     ----------
-    spec : ModelSpec
-        Builds the network.
     image_shape : tuple of int
         ``(H, W, C)``.
     n_classes : int
         Number of classes.
+    batch_size : int
+        Images of one prediction batch.
     """
 
-    mean: torch.Tensor
-    inverse_sd: torch.Tensor
-
-    def __init__(self, spec: ModelSpec, image_shape: tuple[int, int, int], n_classes: int) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], n_classes: int, batch_size: int) -> None:
         super().__init__()
         self.image_shape = image_shape
         self.n_classes = n_classes
-        self.network = spec.build(image_shape, n_classes)
-        channels = (1, image_shape[2], 1, 1)
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("inverse_sd", torch.ones(channels))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map uint8 images ``(N, H, W, C)`` to logits ``(N, n_classes)``."""
-        # The permuted view of (N, H, W, C) is what torch calls channels-last: no copy is made.
-        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
-        logits: torch.Tensor = self.network((pixels - self.mean) * self.inverse_sd)
-        return logits
+        self._batch_size = batch_size
 
     @torch.inference_mode()
     def predict_proba(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -72,13 +59,44 @@ class ImageClassifier(nn.Module):
         if len(images) == 0:
             return np.empty((0, self.n_classes), np.float32)
         self.eval()
-        device = self.mean.device
-        batch = evaluation_batch(images.shape[1:])
+        device = next(self.parameters()).device
+        batch = self._batch_size
         parts = [
             functional.softmax(self(torch.tensor(images[i : i + batch], device=device)), dim=1)
             for i in range(0, len(images), batch)
         ]
         return torch.cat(parts).cpu().numpy()
+
+
+class ImageClassifier(Classifier):
+    """A network with the normalisation of its input.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Builds the network.
+    image_shape : tuple of int
+        ``(H, W, C)``.
+    n_classes : int
+        Number of classes.
+    """
+
+    mean: torch.Tensor
+    inverse_sd: torch.Tensor
+
+    def __init__(self, spec: ModelSpec, image_shape: tuple[int, int, int], n_classes: int) -> None:
+        super().__init__(image_shape, n_classes, evaluation_batch(image_shape))
+        self.network = spec.build(image_shape, n_classes)
+        channels = (1, image_shape[2], 1, 1)
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("inverse_sd", torch.ones(channels))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images ``(N, H, W, C)``, uint8 or features, to logits ``(N, n_classes)``."""
+        # The permuted view of (N, H, W, C) is what torch calls channels-last: no copy is made.
+        pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
+        logits: torch.Tensor = self.network((pixels - self.mean) * self.inverse_sd)
+        return logits
 
 
 def load_classifier(

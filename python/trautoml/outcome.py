@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from trautoml.classifier import ImageClassifier, load_classifier
+from trautoml.backbones import BackboneClassifier, FrozenBackbone
+from trautoml.classifier import Classifier, load_classifier
 from trautoml.errors import StoreError
 from trautoml.grouping import Decision
 from trautoml.records import LogEntry
@@ -25,12 +26,15 @@ class Outcome:
         The weights, in safetensors format.
     restored : bool
         Whether the task had been fitted before and nothing was computed.
+    backbone : Path or None
+        Folder of the frozen backbone whose features the model takes; None if it takes the images.
     """
 
     entry: LogEntry
     sentence: str
     model_file: Path
     restored: bool
+    backbone: Path | None = None
 
     @property
     def decision(self) -> Decision:
@@ -63,13 +67,13 @@ class Outcome:
         return self.entry.saved_seconds
 
     @cached_property
-    def model(self) -> ImageClassifier:
-        """The trained model, on the CPU.
+    def model(self) -> Classifier:
+        """The trained model from images to classes, on the CPU.
 
         Raises
         ------
         StoreError
-            If its file has gone.
+            If its file, or that of its backbone, has gone.
         """
         entry = self.entry
         if not self.model_file.is_file():
@@ -77,9 +81,12 @@ class Outcome:
                 f"the weights of {entry.name} are not at {self.model_file}: put the file back, or "
                 "fit the task again in another store"
             )
-        return load_classifier(
-            self.model_file, entry.spec, entry.image_shape, len(entry.class_names)
-        )
+        n_classes = len(entry.class_names)
+        if self.backbone is None:
+            return load_classifier(self.model_file, entry.spec, entry.image_shape, n_classes)
+        frozen = FrozenBackbone.load(self.backbone)
+        head = load_classifier(self.model_file, entry.spec, frozen.feature_shape, n_classes)
+        return BackboneClassifier(frozen, head, entry.image_shape)
 
     def __repr__(self) -> str:
         return (
