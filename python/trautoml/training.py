@@ -35,7 +35,10 @@ _MOMENT_IMAGES = 5000
 """Training images, at most, that the mean and spread of the channels are taken from."""
 
 _PART_PIXELS = 2**20
-"""Pixels counted at a time: bounds the memory that the counting needs."""
+"""Pixels, or values of features, counted at a time: bounds the memory that the counting needs."""
+
+_LEAST_SPREAD = 0.1
+"""Least spread that a channel of features counts as having, as a share of the usual one."""
 
 
 class Trainer:
@@ -345,7 +348,8 @@ def _put(task: Task, device: torch.device) -> _TaskTensors:
         "val": (task.val_images, task.val_labels),
         "test": (task.test_images, task.test_labels),
     }
-    mean, sd = _channel_moments(task.train_images)
+    moments = _feature_moments if task.train_images.dtype == np.float16 else _channel_moments
+    mean, sd = moments(task.train_images)
     channels = (1, -1, 1, 1)
     return _TaskTensors(
         device=device,
@@ -385,6 +389,30 @@ def _channel_moments(
     mean = counts @ levels / n_pixels
     variance = (counts * (levels - mean[:, None]) ** 2).sum(1) / n_pixels
     return mean, np.maximum(np.sqrt(variance), 1.0)
+
+
+def _feature_moments(
+    features: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of each channel of float16 maps, of the same rows.
+
+    A channel that is hardly ever active is not blown up: a standard deviation is at least a tenth
+    of the root of the mean variance; 1 where all channels are constant.
+    """
+    n = min(len(features), _MOMENT_IMAGES)
+    rows = np.arange(n) * len(features) // n
+    total, squares = np.zeros((2, features.shape[3]))
+    n_part = max(1, _PART_PIXELS // features[0].size)
+    for start in range(0, n, n_part):
+        part = features[rows[start : start + n_part]].reshape(-1, features.shape[3])
+        values = part.astype(np.float64)
+        total += values.sum(0)
+        squares += np.square(values).sum(0)  # the square of a float16 is exact in float64
+    n_pixels = n * features.shape[1] * features.shape[2]
+    mean = total / n_pixels
+    variance = np.maximum(squares / n_pixels - mean**2, 0.0)
+    sd = np.maximum(np.sqrt(variance), _LEAST_SPREAD * np.sqrt(variance.mean()))
+    return mean, np.where(sd > 0, sd, 1.0)
 
 
 def _draw_weights(module: nn.Module, sd: float) -> None:
