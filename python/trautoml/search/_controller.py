@@ -56,7 +56,7 @@ class LstmController:
     hidden : int
         Width of the LSTM and of the embeddings. Default 35, as in Zoph & Le.
     learning_rate : float
-        Adam's. Default 0.02, for tens to hundreds of samples; Zoph & Le use 0.0006 for 12,800.
+        Adam's. Default 0.015, for tens to hundreds of samples; Zoph & Le use 0.0006 for 12,800.
     baseline_decay : float
         Weight of the past in the moving average, for each update. Default 0.8.
     entropy : float
@@ -75,7 +75,7 @@ class LstmController:
         *,
         seed: int = 0,
         hidden: int = 35,
-        learning_rate: float = 0.02,
+        learning_rate: float = 0.015,
         baseline_decay: float = 0.8,
         entropy: float = 0.001,
     ) -> None:
@@ -170,7 +170,7 @@ class LstmController:
         return state
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state_dict` of a controller with the same parameters gave."""
+        """Let a fresh controller go on from the `state_dict` of one with the same parameters."""
         self._drawn = int(state["drawn"])
         self.baseline = float(state["baseline"]) if "baseline" in state else None
         for key, value in state.items():
