@@ -1,3 +1,4 @@
+import json
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from trautoml import features as features_module
-from trautoml.backbones import Backbone, BackboneClassifier, FrozenBackbone
+from trautoml.backbones import Backbone, BackboneClassifier, FrozenBackbone, FrozenNetwork
 from trautoml.classifier import load_classifier
 from trautoml.engine import LocalEngine, SharedTask, WorkerEngine
 from trautoml.errors import EngineError, InputError, StoreError, TaskError
@@ -185,6 +186,16 @@ def test_a_folder_that_has_another_task_by_now_is_not_shared(
     assert loaded.folder is None
 
 
+def test_a_task_that_does_not_say_what_it_is_is_copied(tiny_task: Task, tmp_path: Path) -> None:
+    tiny_task.save(tmp_path / "saved")
+    about = {"name": tiny_task.name, "class_names": tiny_task.class_names}  # as it once was
+    (tmp_path / "saved" / "task.json").write_text(json.dumps(about))
+    loaded = Task.load(tmp_path / "saved")
+    assert loaded == tiny_task
+    with WorkerEngine(1, tmp_path / "workspace") as engine:
+        assert engine.share(loaded).folder == tmp_path / "workspace/tasks" / tiny_task.fingerprint
+
+
 def test_changes_of_a_loaded_task_have_no_folder(tiny_task: Task, tmp_path: Path) -> None:
     tiny_task.save(tmp_path)
     loaded = Task.load(tmp_path)
@@ -319,6 +330,22 @@ def test_features_are_computed_once(
     assert again.task.folder == tmp_path
     assert again.seconds == first.seconds > 0
     assert isinstance(again.task.train_images.base.base, np.memmap)
+
+
+def test_the_network_is_made_once_for_all_blocks(
+    tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = [], FrozenBackbone.network
+
+    def count(self: FrozenBackbone) -> FrozenNetwork:
+        made.append(self)
+        return make(self)
+
+    monkeypatch.setattr(FrozenBackbone, "network", count)
+    other = replace(frozen.backbone, side=14).freeze(tmp_path / "backbone")
+    _, engine = computed(tiny_task, other, tmp_path)
+    assert len(engine.executed) == 7
+    assert made == [other]
 
 
 def test_the_fingerprint_is_of_task_and_backbone(
@@ -467,11 +494,11 @@ def test_an_engine_that_leaves_jobs_out_is_an_error(
         compute_features(tiny_task, frozen, Lazy(), tmp_path)
 
 
-def test_workers_compute_the_same_features_and_train_on_them_in_place(
+def test_a_worker_computes_the_same_features_and_loads_them_in_place(
     tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path
 ) -> None:
     here, _ = computed(tiny_task, frozen, tmp_path / "here")
-    with WorkerEngine(2, tmp_path / "workspace", "cpu") as engine:
+    with WorkerEngine(1, tmp_path / "workspace", "cpu") as engine:
         there = compute_features(tiny_task, frozen, engine, tmp_path / "there")
         for split in SPLITS:
             maps = [getattr(found.task, f"{split}_images") for found in (here, there)]

@@ -64,7 +64,7 @@ class Backbone:
         weights were trained at. At least 8.
     weights : str
         ``"imagenet"``: torchvision's best for the model, downloaded by torchvision. A file of
-        the network's ``state_dict``, ``.safetensors`` or, by `torch.save`, ``.pt`` or ``.pth``,
+        the network's ``state_dict``, ``.safetensors`` or torch's ``.pt`` or ``.pth``,
         whose path is made absolute; what lies beyond the node is not read of it. ``"none"``: drawn
         by a fixed seed, or as the user's function gives them.
 
