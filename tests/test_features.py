@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from automl_support import add_entry
 from backbone_support import write_own_networks
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,12 +22,12 @@ from trautoml.backbones import Backbone, BackboneClassifier, FrozenBackbone, Fro
 from trautoml.classifier import load_classifier
 from trautoml.engine import LocalEngine, SharedTask, WorkerEngine
 from trautoml.errors import EngineError, InputError, StoreError, TaskError
-from trautoml.features import FeatureJob, Features, compute_features
+from trautoml.features import FeatureJob, Features, compute_features, fingerprint_of_features
 from trautoml.grouping import Decision
 from trautoml.outcome import Outcome
+from trautoml.records import LogEntry
 from trautoml.spaces import ChainSpace
 from trautoml.spec import Hyperparameters, ModelSpec
-from trautoml.store import Store
 from trautoml.task import SPLITS, FeatureTask, Task
 from trautoml.training import Trainer
 
@@ -357,6 +356,7 @@ def test_the_fingerprint_is_of_task_and_backbone(
     larger = replace(frozen.backbone, side=16).freeze(tmp_path / "backbone")
     other, _ = computed(tiny_task, larger, tmp_path / "other")
     assert same.task.fingerprint == first.task.fingerprint
+    assert first.task.fingerprint == fingerprint_of_features(tiny_task, frozen)
     fingerprints = [f.task.fingerprint for f in (first, part, other)]
     assert len({tiny_task.fingerprint, *fingerprints}) == 4
 
@@ -565,8 +565,23 @@ def test_an_outcome_with_a_backbone_takes_raw_images(
     trainer = Trainer(found.task, HEAD, device="cpu")
     trainer.train(1, schedule_epochs=1)
     trainer.save(tmp_path / "model.safetensors")
-    with Store(tmp_path / "store") as store:
-        entry = add_entry(store, tiny_task, Decision("opened", 0, 1.0, np.zeros(0)), spec=HEAD)
+    entry = LogEntry(
+        position=0,
+        fingerprint=tiny_task.fingerprint,
+        name="tiny",
+        n_train=90,
+        image_shape=tiny_task.image_shape,
+        class_names=tiny_task.class_names,
+        trials=np.zeros((2, 2)),
+        decision=Decision("opened", 0, 1.0, np.zeros(0)),
+        spec=HEAD,
+        searched=True,
+        score=0.5,
+        test_score=0.5,
+        seconds={"probes": 1.0, "search": 1.0, "training": 1.0},
+        search_estimate=1.0,
+        wall_seconds=3.0,
+    )
     outcome = Outcome(entry, "", tmp_path / "model.safetensors", False, frozen.folder)
     predicted = outcome.model.predict_proba(tiny_task.test_images).argmax(1)
     assert (predicted == tiny_task.test_labels).mean() == trainer.evaluate("test")

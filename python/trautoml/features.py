@@ -149,13 +149,22 @@ def compute_features(
     """
     folder = Path(folder).expanduser().absolute()
     parts = folder / "parts"
-    origin = f"{task.fingerprint} {frozen.digest}"
+    origin = _origin(task, frozen)
     if not (folder / "task.json").is_file():
         jobs = _compute(task, frozen, engine, parts, callback)
         _assemble(task, jobs, frozen.feature_shape, origin, folder)
     shutil.rmtree(parts, ignore_errors=True)
     engine.release(task)
     return _load(folder, origin)
+
+
+def fingerprint_of_features(task: Task, frozen: FrozenBackbone) -> str:
+    """Give the fingerprint of what `compute_features` makes of a task, without computing it."""
+    return FeatureTask.fingerprint_of(_origin(task, frozen))
+
+
+def _origin(task: Task, frozen: FrozenBackbone) -> str:
+    return f"{task.fingerprint} {frozen.digest}"
 
 
 def _compute(

@@ -554,10 +554,15 @@ class FeatureTask(Task):
                 f"channels of 1 or more, got {images.dtype} {images.shape}"
             )
 
+    @staticmethod
+    def fingerprint_of(origin: str) -> str:
+        """SHA-256, in hex, of an origin."""
+        return hashlib.sha256(origin.encode()).hexdigest()
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the origin."""
-        return hashlib.sha256(self.origin.encode()).hexdigest()
+        return self.fingerprint_of(self.origin)
 
     def subset(self, fraction: float, *, seed: int = 0) -> "FeatureTask":
         """See `Task.subset`."""
