@@ -70,7 +70,7 @@ class Trainer:
     """
 
     def __init__(self, task: Task, spec: ModelSpec, *, seed: int = 0, device: str = "auto") -> None:
-        self._data = _tensors(task, resolve_device(device))
+        self._data = task_tensors(task, resolve_device(device))
         self._device = self._data.device
         self._spec, self._hyper = spec, spec.hyper
         self._seed = seed
@@ -311,7 +311,23 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class _TaskTensors:
+class TaskTensors:
+    """A task on a device.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where.
+    images : dict of str to torch.Tensor
+        ``(N, H, W, C)`` of ``"train"``, ``"val"`` and ``"test"``.
+    labels : dict of str to torch.Tensor
+        ``(N,)`` of each.
+    mean, inverse_sd : torch.Tensor
+        What `ImageClassifier` normalises with, ``(1, C, 1, 1)``; on the CPU.
+    chance : float
+        Accuracy of guessing.
+    """
+
     device: torch.device
     images: dict[str, torch.Tensor]
     labels: dict[str, torch.Tensor]
@@ -320,13 +336,13 @@ class _TaskTensors:
     chance: float
 
 
-_kept: dict[tuple[str, torch.device], _TaskTensors] = {}
+_kept: dict[tuple[str, torch.device], TaskTensors] = {}
 """The task that was put on a device last, by its fingerprint."""
 
 _KEEPING = threading.Lock()
 
 
-def _tensors(task: Task, device: torch.device) -> _TaskTensors:
+def task_tensors(task: Task, device: torch.device) -> TaskTensors:
     """Put a task on a device, in the place of the last one; kept for the next training on it."""
     key = task.fingerprint, device
     with _KEEPING:
@@ -342,7 +358,7 @@ def _tensors(task: Task, device: torch.device) -> _TaskTensors:
         return _kept[key]
 
 
-def _put(task: Task, device: torch.device) -> _TaskTensors:
+def _put(task: Task, device: torch.device) -> TaskTensors:
     splits = {
         "train": (task.train_images, task.train_labels),
         "val": (task.val_images, task.val_labels),
@@ -351,7 +367,7 @@ def _put(task: Task, device: torch.device) -> _TaskTensors:
     moments = _feature_moments if task.train_images.dtype == np.float16 else _channel_moments
     mean, sd = moments(task.train_images)
     channels = (1, -1, 1, 1)
-    return _TaskTensors(
+    return TaskTensors(
         device=device,
         images={name: _on(device, images) for name, (images, _) in splits.items()},
         labels={name: _on(device, labels) for name, (_, labels) in splits.items()},

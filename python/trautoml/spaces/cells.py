@@ -41,11 +41,8 @@ class CellSpace(SearchSpace):
         self.nodes = nodes
 
     def define(self, choice: Choice) -> ModelSpec:
-        """Choose for each node two different inputs and an operation on each."""
-        structure = {
-            kind: [self._node(choice, kind, i) for i in range(self.nodes)]
-            for kind in ("normal", "reduction")
-        }
+        """Choose the cells and their hyper-parameters."""
+        structure = self.cells(choice)
         hyper = Hyperparameters(
             learning_rate=choice.suggest_float("learning_rate", 1e-2, 0.3, log=True),
             momentum=choice.suggest_float("momentum", 0.5, 0.95),
@@ -54,6 +51,13 @@ class CellSpace(SearchSpace):
             init_sd=choice.suggest_float("init_sd", 0.3, 2.0, log=True),
         )
         return ModelSpec("cells", structure, hyper)
+
+    def cells(self, choice: Choice) -> dict[str, Any]:
+        """Choose a structure: for each node two different inputs and an operation on each."""
+        return {
+            kind: [self._node(choice, kind, i) for i in range(self.nodes)]
+            for kind in ("normal", "reduction")
+        }
 
     def params_of(self, spec: ModelSpec) -> dict[str, Any] | None:
         """See `SearchSpace.params_of`."""
