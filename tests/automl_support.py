@@ -18,6 +18,7 @@ from trautoml.settings import Settings
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
+from trautoml.testing import tiny_task
 
 SETTINGS = Settings(probes=2, trials=4, probe_images=120)
 BUDGET = SearchBudget(trials=3, epochs=2)
@@ -25,17 +26,7 @@ BUDGET = SearchBudget(trials=3, epochs=2)
 
 def stripes(name: str = "stripes", seed: int = 0, n: int = 60, noise: float = 60.0) -> Task:
     """Upright, level and slanted stripes of 8 x 8 pixels; seeds differ in the draw only."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:8, :8]
-    patterns = np.stack([columns % 4 < 2, rows % 4 < 2, (rows + columns) % 4 < 2])
-    splits = {}
-    for split in ("train", "val", "test"):
-        size = n if split == "train" else n // 2
-        labels = rng.permutation(np.arange(size) % 3)
-        images = 60.0 + 130.0 * patterns[labels] + rng.normal(0, noise, (size, 8, 8))
-        images = np.clip(images, 0, 255).astype(np.uint8)[..., None]
-        splits |= {f"{split}_images": images, f"{split}_labels": labels}
-    return Task(name=name, class_names=("upright", "level", "slanted"), **splits)
+    return tiny_task(seed, name=name, n_train=n, noise=noise)
 
 
 def chain(channels: int = 8, *, learning_rate: float = 0.1) -> ModelSpec:

@@ -1,11 +1,14 @@
 """Bayesian optimisation by Optuna's samplers: a Gaussian process, or Parzen estimators."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
 import optuna
+import torch
 
+from trautoml.device import one_thread
 from trautoml.errors import InputError
 from trautoml.search._candidates import draw_candidate
 from trautoml.search._proposing import Proposal, Proposer, ProposingSearcher
@@ -72,14 +75,15 @@ class BayesianSearcher(ProposingSearcher):
             return optuna.samplers.GPSampler(
                 seed=self.seed, n_startup_trials=_STARTUP, warn_independent_sampling=False
             )
-        return optuna.samplers.TPESampler(
-            seed=self.seed,
-            n_startup_trials=_STARTUP,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            warn_independent_sampling=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=self.seed,
+                n_startup_trials=_STARTUP,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+            )
 
 
 class _OptunaProposer(Proposer):
@@ -110,8 +114,9 @@ class _OptunaProposer(Proposer):
     def _ask(self, params: dict[str, Any] | None = None) -> Proposal:
         if params is not None:
             self._study.enqueue_trial(params)
-        trial = self._study.ask()
-        spec = self._searcher.space.define(trial)
+        with one_thread(torch.device("cpu")):  # Optuna's Gaussian process computes in torch
+            trial = self._study.ask()
+            spec = self._searcher.space.define(trial)
         trial.set_user_attr("spec", spec.to_json())
         return Proposal(spec, trial)
 
