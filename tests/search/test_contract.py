@@ -21,6 +21,8 @@ class TestHyperband(SearcherContract):
 
 
 class TestGaussianProcess(SearcherContract):
+    budget = SearchBudget(trials=9, epochs=2)
+
     def searcher(self) -> Searcher:
         return BayesianSearcher(model="gp", seed=1)
 

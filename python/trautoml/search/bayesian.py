@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import optuna
 import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from trautoml.device import one_thread
 from trautoml.errors import InputError
@@ -18,14 +19,15 @@ from trautoml.spec import ModelSpec
 from trautoml.task import Task
 
 _STARTUP = 8
-"""Random candidates before the first that is chosen by a model."""
+"""Random candidates, and known scores, before the first that is chosen by a model."""
 
 
 class BayesianSearcher(ProposingSearcher):
     """Candidates that a model of the scores so far expects to do well.
 
-    The first 8 are the random ones that `RandomSearcher` has too. Warm starts whose choices in
-    the space can be told are learned from like the others.
+    The first 8 are the random ones that `RandomSearcher` has too, and so are all of a round before
+    which fewer than 8 scores were known. Warm starts whose choices in the space can be told are
+    learned from like the others.
 
     Parameters
     ----------
@@ -90,6 +92,7 @@ class _OptunaProposer(Proposer):
     def __init__(self, searcher: BayesianSearcher, name: str) -> None:
         self._searcher = searcher
         self._drawn = 0
+        self._observed = 0
         self._stack = ExitStack()
         self._study = self._stack.enter_context(
             open_study(name, storage=searcher.storage, sampler=searcher.sampler())
@@ -98,7 +101,7 @@ class _OptunaProposer(Proposer):
     def propose(self, n: int, spent: float) -> list[Proposal]:  # noqa: ARG002
         proposals = []
         for _ in range(n):
-            if self._drawn < _STARTUP:
+            if min(self._drawn, self._observed) < _STARTUP:
                 searcher = self._searcher
                 params, _ = draw_candidate(searcher.space, searcher.seed, self._drawn)
                 proposals.append(self._ask(params))
@@ -114,13 +117,15 @@ class _OptunaProposer(Proposer):
     def _ask(self, params: dict[str, Any] | None = None) -> Proposal:
         if params is not None:
             self._study.enqueue_trial(params)
-        with one_thread(torch.device("cpu")):  # Optuna's Gaussian process computes in torch
+        # The Gaussian process is small: more threads make it slower, and its numbers theirs.
+        with one_thread(torch.device("cpu")), threadpool_limits(1, user_api="blas"):
             trial = self._study.ask()
             spec = self._searcher.space.define(trial)
         trial.set_user_attr("spec", spec.to_json())
         return Proposal(spec, trial)
 
     def observe(self, scored: Sequence[tuple[Proposal, float]]) -> None:
+        self._observed += len(scored)
         for proposal, score in scored:
             self._study.tell(proposal.memo, score)
 
