@@ -1,5 +1,8 @@
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -8,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from trautoml.spaces import ChainSpace, RandomChoice
-from trautoml.spec import ModelSpec
+from trautoml.errors import SpecError
+from trautoml.spaces import CellSpace, ChainSpace, RandomChoice, SearchSpace
+from trautoml.spaces._base import Choice, GivenChoice
+from trautoml.spec import Hyperparameters, ModelSpec
 
 SPACE = ChainSpace()
 seeds = st.integers(0, 2**32 - 1)
@@ -162,3 +167,141 @@ def test_optuna_sees_one_distribution_for_each_name() -> None:
             assert seen.setdefault(name, distribution) == distribution
         study.tell(trial, 0.0)
     assert len(seen) == 2 + 2 + 1 + 5 + 4 * 6
+
+
+# --- choices that are given -------------------------------------------------------------------
+
+
+@given(seeds)
+def test_the_choices_amount_to_the_spec_and_back(seed: int) -> None:
+    choice = RandomChoice(np.random.default_rng(seed))
+    spec = SPACE.define(choice)
+    params = SPACE.params_of(spec)
+    assert params == choice.params
+    assert {name: type(value) for name, value in params.items()} == {
+        name: type(value) for name, value in choice.params.items()
+    }
+    again = SPACE.define(GivenChoice(json.loads(json.dumps(params))))
+    assert again.to_json() == spec.to_json()
+
+
+def altered(spec: ModelSpec, **structure: Any) -> ModelSpec:
+    return replace(spec, structure={**spec.structure, **structure})
+
+
+LAYER = {"kernel": 3, "channels": 8, "stride": 1, "pool_kernel": 2, "pool_stride": 2}
+OUTSIDE = {
+    "other architecture": lambda s: replace(s, architecture="cells"),
+    "no layer": lambda s: altered(s, layers=[]),
+    "five layers": lambda s: altered(s, layers=[LAYER] * 5),
+    "odd width": lambda s: altered(s, layers=[LAYER | {"channels": 24}]),
+    "narrow": lambda s: altered(s, layers=[LAYER | {"channels": 4}]),
+    "no width": lambda s: altered(s, layers=[LAYER | {"channels": 0}]),
+    "wide": lambda s: altered(s, layers=[LAYER | {"channels": 128}]),
+    "large kernel": lambda s: altered(s, layers=[LAYER | {"kernel": 7}]),
+    "large stride": lambda s: altered(s, layers=[LAYER | {"stride": 3}]),
+    "whole map": lambda s: altered(s, layers=[LAYER | {"pool_kernel": 1, "pool_stride": 1}]),
+    "stride without pooling": lambda s: altered(s, layers=[LAYER | {"pool_kernel": 1}]),
+    "later layer": lambda s: altered(s, layers=[LAYER, LAYER | {"kernel": 1}]),
+    "three dense layers": lambda s: altered(s, dense=[64, 64, 64]),
+    "odd dense layer": lambda s: altered(s, dense=[100]),
+    "small dense layer": lambda s: altered(s, dense=[16]),
+    "more structure": lambda s: altered(s, dropout=0.5),
+    "more in a layer": lambda s: altered(s, layers=[LAYER | {"dilation": 2}]),
+    "whole learning rate": lambda s: replace(s, hyper=replace(s.hyper, learning_rate=1.0)),
+    "small learning rate": lambda s: replace(s, hyper=replace(s.hyper, learning_rate=1e-3)),
+    "momentum": lambda s: replace(s, hyper=replace(s.hyper, momentum=0.0)),
+    "weight decay": lambda s: replace(s, hyper=replace(s.hyper, weight_decay=0.0)),
+    "odd batch size": lambda s: replace(s, hyper=replace(s.hyper, batch_size=48)),
+    "large batch size": lambda s: replace(s, hyper=replace(s.hyper, batch_size=256)),
+    "init_sd": lambda s: replace(s, hyper=replace(s.hyper, init_sd=2.5)),
+}
+
+
+@pytest.mark.parametrize("change", OUTSIDE.values(), ids=OUTSIDE)
+def test_specs_outside_the_space_have_no_choices(
+    change: Callable[[ModelSpec], ModelSpec], many: list[ModelSpec]
+) -> None:
+    for spec in many[:20]:
+        assert SPACE.params_of(spec) is not None
+        assert SPACE.params_of(change(spec)) is None
+
+
+def test_those_of_another_space_have_none(many: list[ModelSpec]) -> None:
+    assert SPACE.params_of(CellSpace().sample(np.random.default_rng(0))) is None
+    assert CellSpace().params_of(many[0]) is None
+
+
+def test_a_space_that_does_not_tell_them_has_none() -> None:
+    class Mute(SearchSpace):
+        def define(self, choice: Choice) -> ModelSpec:
+            return ModelSpec("chain", {}, Hyperparameters(0.1, 0.9, 0.0, 16, 1.0))
+
+    space = Mute()
+    assert space.params_of(space.sample(np.random.default_rng(0))) is None
+
+
+@given(st.integers(-9, 9), st.integers(-9, 9), st.integers(-9, 9))
+def test_a_given_integer_lies_between_its_ends(value: int, low: int, high: int) -> None:
+    choice = GivenChoice({"n": value})
+    if low <= value <= high:
+        assert choice.suggest_int("n", low, high) == value
+    else:
+        says = rf"n: expected a whole number in \[{low}, {high}\], got {value}"
+        with pytest.raises(SpecError, match=says):
+            choice.suggest_int("n", low, high)
+
+
+@given(st.floats(allow_nan=True), st.floats(-1e3, 1e3), st.floats(0, 1e3), st.booleans())
+def test_a_given_number_lies_between_its_ends(
+    value: float, low: float, width: float, log: bool
+) -> None:
+    high = low + width
+    for given_value in (value, low, high):
+        choice = GivenChoice({"x": given_value})
+        if low <= given_value <= high:
+            assert choice.suggest_float("x", low, high, log=log) == given_value
+        else:
+            with pytest.raises(SpecError, match="x: expected a number in"):
+                choice.suggest_float("x", low, high, log=log)
+
+
+@pytest.mark.parametrize(
+    ("choices", "known", "unknown"),
+    [
+        ([1, 2], [1, 2], [3, 1.0, True, "1", None]),
+        ([True, False], [True, False], [1, 0, "True"]),
+        (["a", "b"], ["a", "b"], ["c", "", b"a"]),
+        ([0.5, 1.0], [0.5, 1.0], [1, True]),
+    ],
+)
+def test_a_given_option_is_one_of_the_choices(
+    choices: list[Any], known: list[Any], unknown: list[Any]
+) -> None:
+    for value in known:
+        found = GivenChoice({"o": value}).suggest_categorical("o", choices)
+        assert (found, type(found)) == (value, type(value))
+    for value in unknown:
+        with pytest.raises(SpecError, match="o: expected one of"):
+            GivenChoice({"o": value}).suggest_categorical("o", choices)
+
+
+def test_what_is_not_a_number_is_refused() -> None:
+    for value in ("3", 3.0, None):
+        with pytest.raises(SpecError, match="n: expected a whole number"):
+            GivenChoice({"n": value}).suggest_int("n", 0, 9)
+    for value in ("3", None, math.nan):
+        with pytest.raises(SpecError, match="x: expected a number"):
+            GivenChoice({"x": value}).suggest_float("x", 0.0, 9.0)
+    assert type(GivenChoice({"x": 3}).suggest_float("x", 0.0, 9.0)) is float
+
+
+def test_a_choice_that_is_not_given_is_named() -> None:
+    choice = GivenChoice({"b": 1, "a": 2})
+    for suggest in (
+        lambda: choice.suggest_int("c", 0, 1),
+        lambda: choice.suggest_float("c", 0.0, 1.0),
+        lambda: choice.suggest_categorical("c", [0, 1]),
+    ):
+        with pytest.raises(SpecError, match=r"c: expected a choice of this name, got \['a', 'b'\]"):
+            suggest()
