@@ -30,7 +30,7 @@ def test_every_draw_is_a_valid_pair_of_cells(seed: int, nodes: int) -> None:
     check_cells(spec.structure)
     assert spec.architecture == "cells"
     assert {len(cell) for cell in spec.structure.values()} == {nodes}
-    assert 1e-2 <= spec.hyper.learning_rate <= 0.3
+    assert 2e-2 <= spec.hyper.learning_rate <= 0.5
     assert spec.hyper.batch_size in {16, 32, 64, 128}
     assert ModelSpec.from_json(spec.to_json()) == spec
 

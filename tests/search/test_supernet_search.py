@@ -62,15 +62,18 @@ def without_seconds(result: SupernetResult) -> SupernetResult:
     return replace(result, seconds=0.0)
 
 
+def test_a_job_needs_no_folder(tmp_path: Path) -> None:
+    assert without_seconds(job().run()) == without_seconds(job(folder=tmp_path).run())
+
+
 @methods
 def test_a_job_that_goes_on_comes_to_the_same(method: Method, tmp_path: Path) -> None:
-    whole = job(method, 2, tmp_path / "whole")
+    whole = job(method, 3, tmp_path / "whole")
     expected = whole.run()
-    for epoch in (1, 2):
+    for epoch in (1, 2, 3):
         piece = job(method, epoch, tmp_path / "pieces")
         result = piece.run()
     assert without_seconds(result) == without_seconds(expected)
-    assert without_seconds(job(method, 2).run()) == without_seconds(expected)
     weights, others = weights_of(whole), weights_of(piece)
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[name], others[name]) for name in weights)
@@ -364,6 +367,20 @@ def test_the_supergraph_takes_two_thirds_of_the_time(n_workers: int, epochs: int
     search(EnasSearcher(nodes=1, finalists=2), engine, budget)
     assert engine.epochs == epochs
     assert [dict(spec.structure) for spec in engine.trained] == [structure(40), structure(41)]
+
+
+@pytest.mark.parametrize(
+    ("trials", "n_warm", "expected"), [(1, 0, 1), (2, 1, 1), (4, 1, 3), (2, 3, 1)]
+)
+def test_the_trials_of_the_budget_bound_what_is_trained_alone(
+    trials: int, n_warm: int, expected: int
+) -> None:
+    engine = PlayedEngine()
+    warm = [chain(8 + i) for i in range(n_warm)]
+    searcher = EnasSearcher(nodes=1, finalists=3)
+    search(searcher, engine, SearchBudget(trials, epochs=1), warm_start=warm)
+    assert engine.epochs == trials
+    assert len(engine.trained) == expected + n_warm
 
 
 def test_after_an_epoch_that_took_too_long_one_child_is_still_trained() -> None:

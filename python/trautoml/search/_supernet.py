@@ -260,9 +260,10 @@ class SupernetSearcher(Searcher):
     """Trains one supergraph epoch by epoch, then alone what it leads to.
 
     Each epoch of the supergraph counts as a trial of the budget, and its best child as a candidate.
-    If the budget has a time limit, the supergraph takes two thirds of it at most. Then the best
-    `finalists` children of the last epoch, and the warm starts, are trained from scratch for all
-    epochs of the budget, and the best of these is the result.
+    If the budget has a time limit, the supergraph takes two thirds of it at most. Then the warm
+    starts and the best `finalists` children of the last epoch (as many as the budget's trials leave
+    room for beside the warm starts, but one at least) are trained from scratch for all epochs of
+    the budget, and the best of these is the result.
 
     Cells are trained with fixed hyper-parameters: learning rate 0.1, momentum 0.9, weight decay
     3e-4, batches of 32, weights of He's standard deviation.
@@ -302,9 +303,10 @@ class SupernetSearcher(Searcher):
         callback: Callable[[SearchProgress], None] | None = None,
     ) -> SearchResult:
         """See `Searcher.search`."""
-        allowed = budget.trials + self.finalists + len(warm_start)
+        finalists = min(self.finalists, max(1, budget.trials - len(warm_start)))
+        allowed = budget.trials + finalists + len(warm_start)
         rounds = Rounds(task, budget, engine, callback, allowed=allowed)
-        children = self._train_supergraph(rounds)[: self.finalists]
+        children = self._train_supergraph(rounds)[:finalists]
         specs = [_spec(child) for child in children]
         first = rounds.started
         candidates = [*enumerate(specs, first), *((-1 - i, s) for i, s in enumerate(warm_start))]

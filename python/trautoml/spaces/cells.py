@@ -44,7 +44,7 @@ class CellSpace(SearchSpace):
         """Choose the cells and their hyper-parameters."""
         structure = self.cells(choice)
         hyper = Hyperparameters(
-            learning_rate=choice.suggest_float("learning_rate", 1e-2, 0.3, log=True),
+            learning_rate=choice.suggest_float("learning_rate", 2e-2, 0.5, log=True),
             momentum=choice.suggest_float("momentum", 0.5, 0.95),
             weight_decay=choice.suggest_float("weight_decay", 1e-6, 1e-2, log=True),
             batch_size=2 ** choice.suggest_int("log2_batch_size", 4, 7),
