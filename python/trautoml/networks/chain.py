@@ -50,7 +50,7 @@ def build_chain(
     A stride or a pooling that would take a side below 2 is left out, so every structure builds
     for every image from 8×8.
     """
-    _check(structure)
+    check_structure(structure)
     height, width, channels = image_shape
     modules: list[nn.Module] = []
     for layer in structure["layers"]:
@@ -86,7 +86,14 @@ def build_chain(
     return nn.Sequential(*modules)
 
 
-def _check(structure: Mapping[str, Any]) -> None:
+def check_structure(structure: Mapping[str, Any]) -> None:
+    """Check that a structure is a chain's: see `build_chain`.
+
+    Raises
+    ------
+    SpecError
+        If it is not; the message names the part.
+    """
     layers, dense = structure.get("layers"), structure.get("dense")
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise SpecError(f"layers: expected a list of objects with {_LAYER}, got {layers!r}")

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from trautoml.errors import SpecError
-from trautoml.networks.chain import _check
+from trautoml.networks.chain import check_structure
 
 Structure = Mapping[str, Any]
 """Structure of a chain: see `build_chain`."""
@@ -79,7 +79,7 @@ def deepen(structure: Structure, layer: int, kernel: int) -> dict[str, Any]:
     channels = child["layers"][layer]["channels"]
     identity = {"kernel": kernel, "channels": channels, "stride": 1}
     child["layers"].insert(layer + 1, {**identity, "pool_kernel": 1, "pool_stride": 1})
-    _check(child)
+    check_structure(child)
     return child
 
 
@@ -156,7 +156,7 @@ class _Step(NamedTuple):
 
 def _step(child: Structure, parent: Structure) -> _Step:
     for structure in (child, parent):
-        _check(structure)
+        check_structure(structure)
     for step, structure in _steps_towards(child, parent):
         if structure == dict(child):
             return step
@@ -238,7 +238,7 @@ def _make_identity(layer: nn.Sequential, before: list[nn.Module], inputs: torch.
 
 def _copied(structure: Structure, part: str, layer: int) -> dict[str, Any]:
     """Copy a structure, after a check that its part has that layer."""
-    _check(structure)
+    check_structure(structure)
     n = len(structure[part])
     if not isinstance(layer, int) or not 0 <= layer < n:
         raise SpecError(f"{part}: expected the number of one of {n} layers, from 0, got {layer!r}")
@@ -247,7 +247,7 @@ def _copied(structure: Structure, part: str, layer: int) -> dict[str, Any]:
 
 
 def _wider(name: str, child: dict[str, Any], size: int, old: int) -> dict[str, Any]:
-    _check(child)
+    check_structure(child)
     if size <= old:
         raise SpecError(f"{name}: expected more than the {old} that the layer has, got {size}")
     return child

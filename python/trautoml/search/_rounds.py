@@ -6,7 +6,7 @@ from typing import Any
 
 from trautoml.engine import Engine, Job
 from trautoml.errors import SearchError
-from trautoml.jobs import TrainingJob, TrainingResult, resumable_job
+from trautoml.jobs import Ancestor, TrainingJob, TrainingResult, resumable_job
 from trautoml.search._base import SearchBudget, SearchProgress, SearchResult, TrialRecord
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
@@ -72,20 +72,26 @@ class Rounds:
         in_time = 0.0 if self.allowed_seconds is None else self.seconds / self.allowed_seconds
         return min(1.0, max(in_time, self.started / self.allowed))
 
-    def training(self, spec: ModelSpec, *, epochs: float, seed: int) -> TrainingJob:
-        """Make the job that trains a spec until `epochs`, on the schedule of a final training."""
+    def training(
+        self, spec: ModelSpec, *, epochs: float, seed: int, ancestors: tuple[Ancestor, ...] = ()
+    ) -> TrainingJob:
+        """Make the job that trains a spec until `epochs`, on the schedule of a final training.
+
+        With ancestors, on a schedule that ends there: what it comes to can be an ancestor itself.
+        """
         return resumable_job(
             self.engine.workspace,
             self.engine.share(self.task),
             spec,
             epochs=epochs,
-            schedule_epochs=self.budget.epochs,
+            schedule_epochs=epochs if ancestors else self.budget.epochs,
             seed=seed,
             device=self.engine.device,
+            ancestors=ancestors,
         )
 
     def train(
-        self, candidates: Sequence[tuple[int, ModelSpec]], *, seed: int
+        self, candidates: Sequence[tuple[int, ModelSpec]], *, seed: int, share: float = 1.0
     ) -> Mapping[int, TrialRecord]:
         """Train numbered specs from scratch for all epochs: one round; see `run`."""
         epochs = self.budget.epochs
@@ -94,7 +100,7 @@ class Rounds:
         def record(index: int, result: TrainingResult, seconds: float) -> TrialRecord:
             return training_record(*candidates[index], result, seconds)
 
-        return self.run(jobs, record, epoch=epochs)
+        return self.run(jobs, record, epoch=epochs, share=share)
 
     def run(
         self,
@@ -131,8 +137,8 @@ class Rounds:
         twins: dict[str, list[int]] = {}
         for index in order or range(len(jobs)):
             twins.setdefault(jobs[index].key, []).append(index)
-        known = {key for key in twins if key in self._results}
-        new = [jobs[indices[0]] for key, indices in twins.items() if key not in known]
+        known = [key for key in twins if key in self._results]
+        new = [jobs[indices[0]] for key, indices in twins.items() if key not in self._results]
         remembered = {job.key for job in new if self.engine.remembers(job)}
         if not jobs or (new and not remembered and self._out_of_time(share)):
             return {}
