@@ -92,6 +92,9 @@ class Recorder(Callbacks):
     def task_started(self, task: Task) -> None:
         self.events.append(("task_started", task.name))
 
+    def features_progress(self, task: Task, done: int, total: int) -> None:
+        self.events.append(("features_progress", (done, total)))
+
     def probes_progress(self, task: Task, done: int, total: int) -> None:
         self.events.append(("probes_progress", (done, total)))
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from trautoml import __version__, cli, demo_tasks
 from trautoml.errors import EngineError
 from trautoml.probes import Measurement, ProbeSuite
-from trautoml.search import HyperbandSearcher, SearchBudget, SearchResult
+from trautoml.search import HyperbandSearcher, RandomSearcher, SearchBudget, SearchResult
+from trautoml.spaces import CellSpace
 from trautoml.store import Store
 from trautoml.task import Task
 
@@ -69,6 +70,9 @@ BUDGETS: list[SearchBudget] = []
 """What the searches of `quick` were given."""
 
 QUICK = ("--workers", "0", "--epochs", "1", "--device", "cpu", "--probes", "2", "--trials", "4")
+
+
+PREDEFINED = ("--setting", "predefined", "--backbone", "resnet18")
 
 
 def new_store(folder: Path = Path("trautoml-store")) -> None:
@@ -241,6 +245,19 @@ def test_settings_stay_with_the_store(trautoml: Trautoml) -> None:
         (["run", "blobs.npz", "--probes", "8"], "more trials than probes"),
         (["run", "blobs.npz", "--trials", "0"], "expected trials >= 1"),
         (["run", "blobs.npz", "--alpha", "2"], "alpha"),
+        (["run", "blobs.npz", "--searcher", "magic"], "no searcher 'magic': expected one of hyper"),
+        (["run", "blobs.npz", "--searcher", "darts"], "take the setting cells"),
+        (["run", "blobs.npz", "--setting", "cells", "--searcher", "net2net"], "searches chains"),
+        (["run", "blobs.npz", "--setting", "clouds"], "scratch, predefined, cells"),
+        (["run", "blobs.npz", "--backbone", "resnet18"], "belongs to the setting predefined"),
+        (["run", "blobs.npz", *PREDEFINED, "--side", "0"], "side of a backbone"),
+        (["run", "blobs.npz", *PREDEFINED, "--weights", "good.bin"], "weights of a backbone"),
+        (
+            ["run", "blobs.npz", *PREDEFINED, "--node", "layer3", "--weights", "gone.pth"],
+            "gone.pth",
+        ),
+        (["run", "blobs.npz", *PREDEFINED, "--node", "layer9", "--weights", "none"], "layer9"),
+        (["run", "blobs.npz", "--setting", "predefined", "--backbone", "resnet7"], "resnet7"),
         (["run", "folder", "--image-size", "4"], "4"),
         (["run", "blobs.npz", "--colour", "red"], "--colour"),
         (["run"], "TASK"),
@@ -260,6 +277,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     Path("letter.npz").write_text("a letter to a friend")
     ran = trautoml(*arguments)
     assert words in only_line(ran)
+    assert ran.code == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_setting_and_searcher_are_what_was_asked_for(
+    trautoml: Trautoml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def search(self: RandomSearcher, *_: object, **__: object) -> SearchResult:
+        made.append(self.space)
+        return SearchResult(SUITE.probes[0], 0.9, 5.0, ())
+
+    monkeypatch.setattr(RandomSearcher, "search", search)
+    new_store()
+    asked = ("--setting", "cells", "--searcher", "random")
+    assert trautoml("run", write_npz("blobs.npz"), *QUICK, *asked).code == 0
+    assert [type(space) for space in made] == [CellSpace]
+    with Store("trautoml-store") as store:
+        assert store.setting("settings")["setting"] == "cells"
+    # The next run need not say it again, and may not say something else.
+    assert trautoml("run", "blobs.npz@0.5", *QUICK, "--searcher", "random").code == 0
+    ran = trautoml("run", "blobs.npz@0.25", "--setting", "scratch")
+    assert "setting: cells in the store, scratch wanted" in only_line(ran)
     assert ran.code == 2
 
 

@@ -10,12 +10,12 @@ measured and not estimated. Stop it at any time: started again, it goes on where
 import argparse
 import json
 import os
-import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
+from machine import processor
 from tasks import fourteen_tasks
 
 from trautoml import SearchBudget, Store, Task, TransferAutoML
@@ -115,16 +115,6 @@ def totals(log: list[LogEntry], alone: list[Standalone]) -> list[str]:
         if reused
         else "- no task was reused",
     ]
-
-
-def processor() -> str:
-    """Name the processor as well as the system knows it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

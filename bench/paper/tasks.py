@@ -1,4 +1,4 @@
-"""The paper's fourteen tasks, from a folder of data sets.
+"""The paper's tasks, from a folder of data sets.
 
 The folder holds ``load.py`` with ``load(file) -> dict`` of ``train_images``, ``train_labels``,
 ``test_images``, ``test_labels`` and ``class_names``; ``derive.py`` with ``rotated()`` and
@@ -21,27 +21,27 @@ NAMES = (
 )
 
 
-def seven_tasks(folder: Path) -> list[Task]:
-    """Seven data sets; streetchars74k stands in for SVHN, two are derived from mnist."""
+def named_task(folder: Path, name: str) -> Task:
+    """One data set with its own test images; a fifth of the others is held out for validation."""
     sys.path.insert(0, str(folder))
     import derive
     from load import load
 
     derived = {"mnist-rotated": derive.rotated, "mnist-background": derive.background_images}
-    tasks = []
-    for name in NAMES:
-        data = derived[name]() if name in derived else load(f"{name}.npz")
-        tasks.append(
-            Task.from_arrays(
-                data["train_images"],
-                data["train_labels"],
-                test_images=data["test_images"],
-                test_labels=data["test_labels"],
-                class_names=data["class_names"].tolist(),
-                name=name,
-            )
-        )
-    return tasks
+    data = derived[name]() if name in derived else load(f"{name}.npz")
+    return Task.from_arrays(
+        data["train_images"],
+        data["train_labels"],
+        test_images=data["test_images"],
+        test_labels=data["test_labels"],
+        class_names=data["class_names"].tolist(),
+        name=name,
+    )
+
+
+def seven_tasks(folder: Path) -> list[Task]:
+    """Seven data sets; streetchars74k stands in for SVHN, two are derived from mnist."""
+    return [named_task(folder, name) for name in NAMES]
 
 
 def fourteen_tasks(folder: Path) -> list[Task]:

@@ -1,7 +1,6 @@
 """TransferAutoML: Algorithm 1 of the paper, the one place where all of it meets."""
 
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
+from trautoml.backbones import Backbone, FrozenBackbone
 from trautoml.callbacks import Callbacks
 from trautoml.demo_tasks import digits
 from trautoml.device import resolve_device
@@ -18,15 +18,15 @@ from trautoml.engine import Engine, make_engine
 from trautoml.errors import EngineError
 from trautoml.explain import explain
 from trautoml.grouping import Decision, MarkovGrouper
-from trautoml.jobs import checkpoint_folder, resumable_job
+from trautoml.inputs import Inputs
+from trautoml.jobs import resumable_job
 from trautoml.outcome import FittedModel, Outcome
 from trautoml.probes import Measurement, ProbeSuite, pilot
 from trautoml.recording import RecordingEngine
 from trautoml.records import LogEntry
 from trautoml.reuse import PaperPolicy, ReusePolicy
-from trautoml.search import HyperbandSearcher, SearchBudget, Searcher
+from trautoml.search import SearchBudget, Searcher, make_searcher
 from trautoml.settings import Settings, agreed_settings
-from trautoml.spaces import ChainSpace
 from trautoml.spec import ModelSpec
 from trautoml.store import Store
 from trautoml.task import Task
@@ -49,8 +49,9 @@ class TransferAutoML:
         Default: those of the store, or the defaults for a new one.
     budget : SearchBudget, optional
         What one search may spend. Its `epochs` are also those of the final training.
-    searcher : Searcher, optional
-        Default: `HyperbandSearcher` over the chain space, recorded in the store's database.
+    searcher : Searcher or str
+        A name is one of `searcher_names`, and searches what the setting says. Default
+        ``"hyperband"``.
     policy : ReusePolicy, optional
         Default: the paper's.
     engine : Engine, optional
@@ -63,7 +64,8 @@ class TransferAutoML:
     Raises
     ------
     InputError
-        If `settings` differ from those that the store was made with.
+        If `settings` differ from those that the store was made with, there is no such searcher, it
+        doesn't search what the setting says, or the backbone can't be had.
     StoreError
         If the store can't be used.
     """
@@ -74,7 +76,7 @@ class TransferAutoML:
         *,
         settings: Settings | None = None,
         budget: SearchBudget | None = None,
-        searcher: Searcher | None = None,
+        searcher: Searcher | str = "hyperband",
         policy: ReusePolicy | None = None,
         engine: Engine | None = None,
         device: str = "auto",
@@ -84,6 +86,10 @@ class TransferAutoML:
         resolve_device(device)  # a mistake in it must not leave a store behind
         self.store = store if isinstance(store, Store) else Store(store)
         try:
+            # What is wrong with the setting must show before it is fixed for good.
+            meant = Settings.of(self.store) or settings or Settings()
+            self.searcher = self._searcher(searcher, meant)
+            self._backbone = self._freeze(meant)
             self.settings = agreed_settings(self.store, settings)
         except BaseException:
             if self._owns_store:
@@ -95,9 +101,7 @@ class TransferAutoML:
         self._owns_engine = engine is None
         self._inner = engine or make_engine(device=device, workspace=self.store.folder)
         self.engine = RecordingEngine(self._inner, self.store)
-        self.searcher = searcher or HyperbandSearcher(
-            seed=self.settings.seed, storage=self.store.url
-        )
+        self._inputs = Inputs(self.engine, self._backbone)
 
     def fit(self, task: Task) -> Outcome:
         """Give the task a model: reuse a group's or search one (Algorithm 1).
@@ -122,22 +126,24 @@ class TransferAutoML:
         log = self.store.log()
         for entry in log:
             if entry.fingerprint == task.fingerprint:
-                self._tidy_up(task)  # of a run that was killed before it could
+                self._inputs.remove(task)  # of a run that was killed before it could
                 outcome = self._outcome(entry, log, restored=True)
                 self._tell("task_finished", outcome)
                 return outcome
         started = time.perf_counter()
         self._tell("task_started", task)
-        measured = self._measure(task)
+        inputs, feature_seconds = self._prepare(task)
+        measured = self._measure(task, inputs)
         decision = self._grouper(log).predict_one(measured.trials)
         self._tell("decided", task, decision, explain(decision, log, task.name))
 
         spec = self.policy.choose(_group_specs(log), measured.trials, decision)
-        model = self.search(task) if spec is None else self._reuse(task, spec)
+        model = self._search(task, inputs) if spec is None else self._reuse(task, inputs, spec)
         self.store.keep_model(task.fingerprint, model.checkpoint)
-        entry = self._entry(task, log, measured, decision, model, time.perf_counter() - started)
+        wall_seconds = time.perf_counter() - started
+        entry = self._entry(task, log, measured, decision, model, feature_seconds, wall_seconds)
         self.store.add_outcome(entry)
-        self._tidy_up(task)
+        self._inputs.remove(task)
         outcome = self._outcome(entry, [*log, entry], restored=False)
         self._tell("task_finished", outcome)
         return outcome
@@ -153,8 +159,12 @@ class TransferAutoML:
         SearchError
             If the search found nothing.
         """
+        inputs, _ = self._prepare(task)
+        return self._search(task, inputs)
+
+    def _search(self, task: Task, inputs: Task) -> FittedModel:
         found = self.searcher.search(
-            task,
+            inputs,
             budget=self.budget,
             engine=self.engine,
             callback=lambda progress: self._tell("search_progress", task, progress),
@@ -164,7 +174,7 @@ class TransferAutoML:
             for record in found.history
             if record.alone and record.spec == found.spec
         ]
-        model = self._train(task, found.spec, done=max(trained, default=0))
+        model = self._train(task, inputs, found.spec, done=max(trained, default=0))
         if model.diverged:
             _log.warning(
                 "the model of %s diverged in its training: it does no better than chance", task.name
@@ -178,13 +188,14 @@ class TransferAutoML:
         if stored is not None:
             return ProbeSuite.from_json(stored)
         _log.info("a new store: %d probes are drawn and tried out", self.settings.probes)
-        space, seed = ChainSpace(), self.settings.seed
+        space, seed = self.settings.space(), self.settings.seed
         sampled = ProbeSuite.sample(
             self.settings.probes, seed=seed, space=space, images=self.settings.probe_images
         )
         easy = digits()
-        suite = pilot(sampled, easy, space=space, seed=seed, engine=self.engine)
-        self._tidy_up(easy)
+        inputs, _ = self._prepare(easy)
+        suite = pilot(sampled, inputs, space=space, seed=seed, engine=self.engine)
+        self._inputs.remove(easy)
         self.store.add_setting("suite", suite.to_json())
         return suite
 
@@ -206,9 +217,25 @@ class TransferAutoML:
     ) -> None:
         self.close()
 
-    def _measure(self, task: Task) -> Measurement:
+    def _searcher(self, searcher: Searcher | str, settings: Settings) -> Searcher:
+        if not isinstance(searcher, str):
+            return searcher
+        return make_searcher(searcher, settings.space(), seed=settings.seed, storage=self.store.url)
+
+    def _freeze(self, settings: Settings) -> FrozenBackbone | None:
+        if not settings.backbone:
+            return None
+        return Backbone(**settings.backbone).freeze(self.store.folder / "backbone")
+
+    def _prepare(self, task: Task) -> tuple[Task, float]:
+        """Give what trainings on the task are given, and the worker seconds that it took."""
+        return self._inputs.prepare(
+            task, lambda done, total: self._tell("features_progress", task, done, total)
+        )
+
+    def _measure(self, task: Task, inputs: Task) -> Measurement:
         return self.suite.measure(
-            task,
+            inputs,
             self.settings.trials,
             engine=self.engine,
             callback=lambda done, total: self._tell("probes_progress", task, done, total),
@@ -220,23 +247,23 @@ class TransferAutoML:
             grouper.learn_one(entry.trials, entry.decision)
         return grouper
 
-    def _reuse(self, task: Task, spec: ModelSpec) -> FittedModel:
+    def _reuse(self, task: Task, inputs: Task, spec: ModelSpec) -> FittedModel:
         """Train a known spec; search after all if it diverges on this task."""
-        model = self._train(task, spec)
+        model = self._train(task, inputs, spec)
         if not model.diverged:
             return model
         _log.warning("the group's model diverges on %s: a search is run instead", task.name)
-        searched = self.search(task)
+        searched = self._search(task, inputs)
         wasted = model.training_seconds
         return replace(searched, training_seconds=searched.training_seconds + wasted)
 
-    def _train(self, task: Task, spec: ModelSpec, *, done: int = 0) -> FittedModel:
+    def _train(self, task: Task, inputs: Task, spec: ModelSpec, *, done: int = 0) -> FittedModel:
         """Train the spec for the full budget, epoch by epoch, so that a kill costs one epoch.
 
         A search has trained its winner already: its checkpoint after `done` epochs is there, and
         only what it lacks is trained.
         """
-        shared = self.engine.share(task)
+        shared = self.engine.share(inputs)
         epochs, seconds = self.budget.epochs, 0.0
         for epoch in range(min(done + 1, epochs), epochs + 1):
             job = resumable_job(
@@ -272,6 +299,7 @@ class TransferAutoML:
         measured: Measurement,
         decision: Decision,
         model: FittedModel,
+        feature_seconds: float,
         wall_seconds: float,
     ) -> LogEntry:
         probe_seconds = float(measured.seconds.sum())
@@ -291,6 +319,7 @@ class TransferAutoML:
             score=model.score,
             test_score=model.test_score,
             seconds={
+                **({} if self._backbone is None else {"features": feature_seconds}),
                 "probes": probe_seconds,
                 "search": model.search_seconds,
                 "training": model.training_seconds,
@@ -301,15 +330,11 @@ class TransferAutoML:
             wall_seconds=wall_seconds,
         )
 
-    def _tidy_up(self, task: Task) -> None:
-        """Remove what only unfinished work on a task needs."""
-        self.engine.release(task)
-        folder = checkpoint_folder(self.engine.workspace, task.fingerprint)
-        shutil.rmtree(folder, ignore_errors=True)
-
     def _outcome(self, entry: LogEntry, log: list[LogEntry], *, restored: bool) -> Outcome:
         sentence = explain(entry.decision, log[: entry.position], entry.name)
-        return Outcome(entry, sentence, self.store.model_file(entry.fingerprint), restored)
+        backbone = None if self._backbone is None else self._backbone.folder
+        file = self.store.model_file(entry.fingerprint)
+        return Outcome(entry, sentence, file, restored, backbone)
 
     def _tell(self, hook: str, *arguments: object) -> None:
         for callbacks in self.callbacks:
@@ -342,7 +367,8 @@ def estimate_search(
         The mean over the searched tasks; 0 if there is none.
     """
     ratios = [
-        entry.standalone_seconds / (entry.n_train * entry.seconds["probes"])
+        (entry.search_estimate + entry.seconds["training"])
+        / (entry.n_train * entry.seconds["probes"])
         for entry in log
         if entry.searched and entry.seconds["probes"] > 0
     ]

@@ -12,6 +12,9 @@ class Callbacks:
     def task_started(self, task: Task) -> None:
         """React to the begin of work on a task."""
 
+    def features_progress(self, task: Task, done: int, total: int) -> None:
+        """React to more images of which a backbone has made features."""
+
     def probes_progress(self, task: Task, done: int, total: int) -> None:
         """React to a finished trial, the `done`-th of T × B."""
 

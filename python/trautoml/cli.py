@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from trautoml.callbacks import Callbacks
     from trautoml.search import SearchBudget
     from trautoml.settings import Settings
-    from trautoml.store import Store
     from trautoml.task import Task
 
 app = typer.Typer(
@@ -93,7 +92,15 @@ def demo(
     print("Six tasks arrive one after another: digits, rotated digits and digits on photographs,")
     print("each whole and halved. Watch which ones share a model. They are so tiny that a search")
     print("costs no more than the probes: searches grow with the images, probes don't.\n")
-    _fit_all(demo_tasks(), store, SearchBudget(trials=20, epochs=27), None, workers, device)
+    _fit_all(
+        demo_tasks(),
+        store,
+        SearchBudget(trials=20, epochs=27),
+        settings=None,
+        searcher="hyperband",
+        workers=workers,
+        device=device,
+    )
 
 
 @app.command()
@@ -115,12 +122,50 @@ def run(
         int | None,
         typer.Option(
             help="Side to which the images of folders are brought, 8 to 224. "
-            "Default: their median, at most 64."
+            "Default: their median, at most 64; with a backbone, its side."
         ),
     ] = None,
     data: Annotated[
         Path, typer.Option(help="Where torchvision's datasets are, or are downloaded to.")
     ] = Path("data"),
+    searcher: Annotated[
+        str,
+        typer.Option(
+            help="hyperband, gp, tpe, metaqnn, nas-rl, net2net or random; in the setting cells "
+            "also enas and darts, but not metaqnn and net2net; or one that a package registers."
+        ),
+    ] = "hyperband",
+    setting: Annotated[
+        str | None,
+        typer.Option(
+            help="What is searched: scratch (a chain), predefined (a chain on a frozen "
+            "backbone) or cells; fixed with the store. Default scratch."
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Setting predefined: a model of torchvision, or MODULE:FUNCTION that makes one; "
+            "fixed with the store. Default googlenet."
+        ),
+    ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(help="Where the backbone is cut; fixed with the store. Default inception4e."),
+    ] = None,
+    side: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels a side that the backbone sees; fixed with the store. Default 224."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="The backbone's: imagenet (torchvision's), a .safetensors, .pt or .pth file, or "
+            "none; fixed with the store. Default imagenet."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixed when a store is made. Default 0.")] = None,
     probes: Annotated[
         int | None, typer.Option(help="Number of probe models; fixed with the store. Default 6.")
@@ -135,20 +180,40 @@ def run(
 ) -> None:
     """Give each task a model, in the order given: reused if it can be, searched if it must be."""
     from trautoml.device import resolve_device
+    from trautoml.images import MAX_SIDE
     from trautoml.loading import load_task
+    from trautoml.search import make_searcher
 
-    settings = {"seed": seed, "probes": probes, "trials": trials, "alpha": alpha}
-    wanted = {name: value for name, value in settings.items() if value is not None}
+    wanted = {
+        "setting": setting,
+        "seed": seed,
+        "probes": probes,
+        "trials": trials,
+        "grouping": _given(alpha=alpha),
+        "backbone": _given(name=backbone, node=node, side=side, weights=weights),
+    }
     # All is read before the first task is worked on: a typing error in the last must not cost
     # hours, nor leave a store that was made with the wrong settings.
     chosen = _budget(budget, epochs)
+    settings = _settings(store, _given(**wanted))
+    make_searcher(searcher, settings.space())  # only to have an error now, if there is one
+    if image_size is None and settings.backbone:
+        image_size = min(settings.backbone["side"], MAX_SIDE)
     resolve_device(device)
     loaded = []
     with _plain_warnings(), _console().status("") as status:
         for task in tasks:
             status.update(Text(plain(f"reading {task}")))
             loaded.append(load_task(task, data_root=data, image_size=image_size))
-    _fit_all(loaded, store, chosen, wanted, workers, device)
+    _fit_all(
+        loaded,
+        store,
+        chosen,
+        settings=settings,
+        searcher=searcher,
+        workers=workers,
+        device=device,
+    )
 
 
 @app.command()
@@ -211,7 +276,9 @@ def _fit_all(
     tasks: "Sequence[Task]",
     folder: Path,
     budget: "SearchBudget",
-    settings: dict[str, float] | None,
+    *,
+    settings: "Settings | None",
+    searcher: str,
     workers: int | None,
     device: str,
 ) -> None:
@@ -228,8 +295,9 @@ def _fit_all(
     ):
         automl = TransferAutoML(
             store,
-            settings=_settings(store, settings or {}),
+            settings=settings,
             budget=budget,
+            searcher=searcher,
             engine=engine,
             callbacks=[observer],
         )
@@ -240,14 +308,24 @@ def _fit_all(
     print_summary(log, console, str(folder))
 
 
-def _settings(store: "Store", wanted: dict[str, float]) -> "Settings":
+def _settings(folder: Path, wanted: dict[str, Any]) -> "Settings":
     """Put what was asked for over what the store has; `TransferAutoML` objects to a difference."""
     from trautoml.settings import Settings
+    from trautoml.store import Store
 
-    stored = Settings.of(store) or Settings()
-    alpha = {"alpha": wanted.pop("alpha")} if "alpha" in wanted else {}
-    values = vars(stored) | wanted | {"grouping": stored.grouping | alpha}
-    return Settings(**values)
+    stored = None
+    if Store.is_in(folder):
+        with Store(folder) as store:
+            stored = Settings.of(store)
+    values = vars(stored or Settings())
+    kept = values if wanted.get("setting", values["setting"]) == values["setting"] else {}
+    wanted["grouping"] = values["grouping"] | wanted["grouping"]
+    wanted["backbone"] = kept.get("backbone", {}) | wanted["backbone"]
+    return Settings(**values | wanted)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _budget(budget: str | None, epochs: int | None) -> "SearchBudget":

@@ -53,7 +53,7 @@ class Outcome:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Worker seconds of ``"probes"``, ``"search"`` and ``"training"``."""
+        """Worker seconds of each phase; see `LogEntry`."""
         return self.entry.seconds
 
     @property

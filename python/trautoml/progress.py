@@ -66,6 +66,10 @@ class LogCallbacks(_Report):
         super().__init__(console)
         self._last = 0.0
 
+    def features_progress(self, task: Task, done: int, total: int) -> None:
+        if done == total or self._due():
+            self.say(f"  features of {done}/{total} images")
+
     def probes_progress(self, task: Task, done: int, total: int) -> None:
         if done == total or self._due():
             self.say(f"  probes {done}/{total}")
@@ -110,6 +114,9 @@ class LiveCallbacks(_Report):
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def features_progress(self, task: Task, done: int, total: int) -> None:
+        self._show(f"{task.name}: features", done, total, "")
 
     def probes_progress(self, task: Task, done: int, total: int) -> None:
         self._show(f"{task.name}: probes", done, total, "")

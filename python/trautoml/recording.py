@@ -11,7 +11,10 @@ from trautoml.task import Task
 
 
 class RecordingEngine(Engine):
-    """Runs trainings on another engine and keeps every result in a store.
+    """Runs jobs on another engine and keeps the results of trainings in a store.
+
+    So it does with those of any job that has a `task` and a `result_type`, a class with `to_json`
+    and `from_json`.
 
     Parameters
     ----------
@@ -61,10 +64,15 @@ class RecordingEngine(Engine):
 
     def _known(self, job: Any) -> Any:
         # A final training is not done before its weights are there to be kept.
-        if not isinstance(job, TrainingJob) or (job.test and not job.checkpoint_is_there):
-            return None
-        return self._store.training(job.key)
+        if isinstance(job, TrainingJob):
+            missing = job.test and not job.checkpoint_is_there
+            return None if missing else self._store.training(job.key)
+        if hasattr(job, "result_type"):
+            return self._store.result(job.key, job.result_type.from_json)
+        return None
 
     def _keep(self, job: Any, result: Any) -> None:
         if isinstance(job, TrainingJob):
             self._store.add_training(job, result)
+        elif hasattr(job, "result_type"):
+            self._store.add_result(job.key, job.task.fingerprint, result.to_json())

@@ -36,7 +36,8 @@ class LogEntry:
     score, test_score : float
         Validation and test accuracy of the final model.
     seconds : dict of str to float
-        Worker seconds of ``"probes"``, ``"search"`` and ``"training"``.
+        Worker seconds of ``"probes"``, ``"search"`` and ``"training"``, and of ``"features"`` if
+        there is a backbone.
     search_estimate : float
         Worker seconds of a search on this task: measured if there was one, else estimated.
     wall_seconds : float
@@ -66,8 +67,12 @@ class LogEntry:
 
     @property
     def standalone_seconds(self) -> float:
-        """Worker seconds of a search without probes: its winner comes out of it trained."""
-        return self.search_estimate + (self.seconds["training"] if self.searched else 0.0)
+        """Worker seconds of a search without probes: its winner comes out of it trained.
+
+        Where there is a backbone, its features have to be computed for a search too.
+        """
+        training = self.seconds["training"] if self.searched else 0.0
+        return self.seconds.get("features", 0.0) + self.search_estimate + training
 
     @property
     def saved_seconds(self) -> float:

@@ -3,9 +3,18 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trautoml.backbones import Backbone
 from trautoml.errors import InputError
 from trautoml.grouping import MarkovGrouper
+from trautoml.spaces import CellSpace, ChainSpace, SearchSpace
 from trautoml.store import Store
+
+_SPACES: dict[str, type[SearchSpace]] = {
+    "scratch": ChainSpace,
+    "predefined": ChainSpace,
+    "cells": CellSpace,
+}
+"""What each setting samples its probes from, and searches."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,17 @@ class Settings:
         Training images that one trial sees.
     grouping : dict
         Arguments of `MarkovGrouper`, other than the seed.
+    setting : {"scratch", "predefined", "cells"}
+        What is searched: a chain for the images; a chain on top of a frozen backbone, for its
+        features of the images; or the cells that a network is stacked of. Default ``"scratch"``.
+    backbone : dict
+        Arguments of `Backbone`, in the setting ``"predefined"`` only.
 
     Raises
     ------
     InputError
-        If a number is out of range. `GroupingError`, one of its kind, for the grouping.
+        If a number is out of range, the setting unknown or the backbone not as it should be.
+        `GroupingError`, one of its kind, for the grouping.
     """
 
     seed: int = 0
@@ -36,8 +51,37 @@ class Settings:
     trials: int = 8
     probe_images: int = 4000
     grouping: dict[str, Any] = field(default_factory=dict)
+    setting: str = "scratch"
+    backbone: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.setting not in _SPACES:
+            raise InputError(
+                f"expected one of the settings {', '.join(_SPACES)}, got {self.setting!r}"
+            )
+        self._check_grouping()
+        # Complete, so that defaults given and defaults left out compare equal.
+        complete = {k: v for k, v in self.grouper().params.items() if k != "seed"}
+        object.__setattr__(self, "grouping", complete)
+        object.__setattr__(self, "backbone", self._complete_backbone())
+
+    def _complete_backbone(self) -> dict[str, Any]:
+        if self.setting != "predefined":
+            if self.backbone:
+                raise InputError(
+                    f"a backbone ({self.backbone}) belongs to the setting predefined, but the "
+                    f"setting is {self.setting}: change one of them"
+                )
+            return {}
+        known = asdict(Backbone())
+        if unknown := self.backbone.keys() - known.keys():
+            raise InputError(
+                f"expected backbone to have arguments of Backbone {sorted(known)}, got "
+                f"{sorted(unknown)}"
+            )
+        return asdict(Backbone(**self.backbone))
+
+    def _check_grouping(self) -> None:
         if self.seed > 2**63 - 1:
             raise InputError(f"expected a seed below 2**63, got {self.seed}")
         for name, least in (("seed", 0), ("probes", 1), ("trials", 1), ("probe_images", 1)):
@@ -56,15 +100,16 @@ class Settings:
                 f"{self.probes} probes: raise trials above {self.probes}, take fewer probes, or "
                 "switch the test off with alpha = 0"
             )
-        # Complete, so that defaults given and defaults left out compare equal.
-        complete = {k: v for k, v in self.grouper().params.items() if k != "seed"}
-        object.__setattr__(self, "grouping", complete)
 
     @classmethod
     def of(cls, store: Store) -> "Settings | None":
         """Return the settings that a store was made with, or None for a new one."""
         stored = store.setting("settings")
         return None if stored is None else cls(**stored)
+
+    def space(self) -> SearchSpace:
+        """Make the search space of the setting."""
+        return _SPACES[self.setting]()
 
     def grouper(self) -> MarkovGrouper:
         """Make a grouper that has seen nothing."""
@@ -101,4 +146,5 @@ def agreed_settings(store: Store, wanted: Settings | None) -> Settings:
 def _flat(settings: Settings) -> dict[str, Any]:
     values = asdict(settings)
     grouping: dict[str, Any] = values.pop("grouping")
-    return values | grouping
+    backbone = asdict(Backbone()) | values.pop("backbone")
+    return values | grouping | {f"backbone {name}": value for name, value in backbone.items()}

@@ -6,11 +6,11 @@ remembered trainings again. SQLite by default, any database of SQLAlchemy by URL
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import (
@@ -39,6 +39,8 @@ from trautoml.records import LogEntry
 from trautoml.spec import ModelSpec
 
 SCHEMA_VERSION = 1
+
+Result = TypeVar("Result")
 
 _metadata = MetaData()
 
@@ -71,6 +73,13 @@ _trainings = Table(
     Column("schedule_epochs", Float, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("diverged", Boolean, nullable=False),
+)
+_results = Table(
+    "trautoml_results",
+    _metadata,
+    Column("key", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False, index=True),
+    Column("value", Text, nullable=False),
 )
 _outcomes = Table(
     "trautoml_outcomes",
@@ -142,6 +151,11 @@ class Store:
                 f"{SCHEMA_VERSION}: use the trautoml that wrote it, or start a new store"
             )
 
+    @staticmethod
+    def is_in(folder: Path | str) -> bool:
+        """Whether a folder holds a store."""
+        return (Path(folder).expanduser() / "trautoml.db").is_file()
+
     @classmethod
     def open_existing(cls, folder: Path | str) -> "Store":
         """Open a store that must be there already.
@@ -151,7 +165,7 @@ class Store:
         InputError
             If there is none.
         """
-        if not (Path(folder).expanduser() / "trautoml.db").is_file():
+        if not cls.is_in(folder):
             raise InputError(
                 f"there is no store in {folder}: name the folder with --store, or start one with "
                 "`trautoml run TASK...`"
@@ -201,6 +215,21 @@ class Store:
         with self._guard(), self._database.begin() as connection:
             if self._missing(connection, _trainings.c.key == job.key):
                 connection.execute(insert(_trainings).values(values | asdict(result)))
+
+    def result(self, key: str, read: Callable[[str], Result]) -> Result | None:
+        """Return the result of finished work that is no training, made by `read`, or None."""
+        with self._guard(), self._database.connect() as connection:
+            query = select(_results.c.value).where(_results.c.key == key)
+            value = connection.execute(query).scalar()
+        with self._readable():
+            return None if value is None else read(value)
+
+    def add_result(self, key: str, fingerprint: str, value: str) -> None:
+        """Keep the result of finished work on a task that is no training."""
+        with self._guard(), self._database.begin() as connection:
+            if self._missing(connection, _results.c.key == key):
+                row = {"key": key, "fingerprint": fingerprint, "value": value}
+                connection.execute(insert(_results).values(row))
 
     def n_trainings(self) -> int:
         """Count the finished trainings."""

@@ -15,6 +15,9 @@ from trautoml.plain import plain
 from trautoml.records import LogEntry
 from trautoml.spec import ModelSpec
 
+PHASES = ("features", "probes", "search", "training")
+"""What worker seconds are spent in, in order; features only if there is a backbone."""
+
 
 def summarise(log: Sequence[LogEntry]) -> dict[str, Any]:
     """Summarise a log as JSON values.
@@ -112,7 +115,8 @@ def _decisions(log: Sequence[LogEntry]) -> Table:
     table = Table(title="Decisions", title_justify="left")
     for name in ("task", "decision", "group"):
         table.add_column(name)
-    for name in ("posterior", "p-value", "test acc.", "probes", "search", "training", "saved"):
+    phases = [p for p in PHASES if p != "features" or any(p in entry.seconds for entry in log)]
+    for name in ("posterior", "p-value", "test acc.", *phases, "saved"):
         table.add_column(name, justify="right")
     for entry in log:
         decision, seconds = entry.decision, entry.seconds
@@ -123,10 +127,7 @@ def _decisions(log: Sequence[LogEntry]) -> Table:
             f"{decision.posterior:.3f}",
             "" if decision.p_value is None else f"{decision.p_value:.2g}",
             f"{entry.test_score:.3f}",
-            *(
-                duration(seconds[phase]) if seconds[phase] else ""
-                for phase in ("probes", "search", "training")
-            ),
+            *(duration(seconds[phase]) if seconds.get(phase) else "" for phase in phases),
             duration(entry.saved_seconds),
         )
     return table

@@ -108,6 +108,7 @@ class Rounds:
         record: Record,
         *,
         epoch: int,
+        epochs: int | None = None,
         order: Sequence[int] | None = None,
         share: float = 1.0,
     ) -> Mapping[int, TrialRecord]:
@@ -124,6 +125,8 @@ class Rounds:
             Makes the record of a result; it gets the seconds that are to be counted.
         epoch : int
             How far this round trains, for the progress.
+        epochs : int, optional
+            How far the last one of its kind does. Default: the budget's epochs.
         order : sequence of int, optional
             Indices of `jobs`, the first to start first. Default: as they are.
         share : float
@@ -143,13 +146,14 @@ class Rounds:
         if not jobs or (new and not remembered and self._out_of_time(share)):
             return {}
         self._count += 1
+        until = epoch, epochs or self.budget.epochs
         records: dict[int, TrialRecord] = {}
 
         def add(key: str, seconds: float) -> None:
             for index in twins[key]:
                 records[index] = record(index, self._results[key], seconds)
                 seconds = 0.0
-            self._tell([*self.history, *records.values()], len(records), len(jobs), epoch)
+            self._tell([*self.history, *records.values()], len(records), len(jobs), until)
 
         for key in known:
             add(key, 0.0)
@@ -168,7 +172,9 @@ class Rounds:
         limit = self.allowed_seconds
         return limit is not None and self.seconds >= share * limit
 
-    def _tell(self, records: list[TrialRecord], done: int, trainings: int, epoch: int) -> None:
+    def _tell(
+        self, records: list[TrialRecord], done: int, trainings: int, until: tuple[int, int]
+    ) -> None:
         # `fsum` does not depend on the order: a resumed search stops where the first one did.
         self.seconds = math.fsum(record.seconds for record in records)
         if self._callback is not None:
@@ -179,8 +185,8 @@ class Rounds:
                     round=self._count,
                     done=done,
                     trainings=trainings,
-                    epoch=epoch,
-                    epochs=self.budget.epochs,
+                    epoch=until[0],
+                    epochs=until[1],
                     best=max(records, key=lambda r: (not r.diverged, r.alone, r.score)),
                     seconds=self.seconds,
                     allowed_seconds=self.allowed_seconds,

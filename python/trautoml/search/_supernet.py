@@ -7,7 +7,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 
 _JUDGED = 512
 """Validation images, at most, that children are compared on after each epoch."""
+
+_MOST_EPOCHS = 50
+"""Of a supergraph, however many trials a budget has: those of the DARTS paper."""
 
 _SHARE = 2 / 3
 """Of the time, at most, goes to the supergraph; the rest is for training what it led to."""
@@ -259,11 +262,12 @@ def judge(shared: SharedWeights, structures: Sequence[Structure]) -> list[Child]
 class SupernetSearcher(Searcher):
     """Trains one supergraph epoch by epoch, then alone what it leads to.
 
-    Each epoch of the supergraph counts as a trial of the budget, and its best child as a candidate.
-    If the budget has a time limit, the supergraph takes two thirds of it at most. Then the warm
-    starts and the best `finalists` children of the last epoch (as many as the budget's trials leave
-    room for beside the warm starts, but one at least) are trained from scratch for all epochs of
-    the budget, and the best of these is the result.
+    Each epoch of the supergraph counts as a trial of the budget, and its best child as a candidate;
+    after 50 epochs it is done, even if the budget has more trials. If the budget has a time limit,
+    the supergraph takes two thirds of it at most. Then the warm starts and the best `finalists`
+    children of the last epoch (as many as the budget's trials leave room for beside the warm
+    starts, but one at least) are trained from scratch for all epochs of the budget, and the best
+    of these is the result.
 
     Cells are trained with fixed hyper-parameters: learning rate 0.1, momentum 0.9, weight decay
     3e-4, batches of 32, weights of He's standard deviation.
@@ -303,6 +307,7 @@ class SupernetSearcher(Searcher):
         callback: Callable[[SearchProgress], None] | None = None,
     ) -> SearchResult:
         """See `Searcher.search`."""
+        budget = replace(budget, trials=min(budget.trials, _MOST_EPOCHS))
         finalists = min(self.finalists, max(1, budget.trials - len(warm_start)))
         allowed = budget.trials + finalists + len(warm_start)
         rounds = Rounds(task, budget, engine, callback, allowed=allowed)
@@ -337,7 +342,7 @@ class SupernetSearcher(Searcher):
         while rounds.started < rounds.budget.trials:
             rounds.started += 1
             job = self._job(rounds)
-            if not rounds.run([job], record, epoch=job.epoch, share=share):
+            if not rounds.run([job], record, epoch=job.epoch, epochs=job.epochs, share=share):
                 rounds.started -= 1
                 break
             if results[-1].diverged:
