@@ -10,7 +10,7 @@ import trautoml
 PACKAGE = Path(trautoml.__file__).parent
 
 LAYERS = [
-    {"errors", "plain", "database", "_core"},
+    {"errors", "plain", "database", "tensor_files", "_core"},
     {"duration", "device"},
     {"images", "splits"},
     {"image_files"},

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from trautoml.grouping import Decision
 from trautoml.records import LogEntry
+from trautoml.settings import Settings
 from trautoml.store import Store
 from trautoml.summary import print_summary, summarise
 
@@ -46,10 +47,12 @@ def add(
     )
 
 
-def printed(log: list[LogEntry], *, terminal: bool = False) -> str:
+def printed(
+    log: list[LogEntry], *, terminal: bool = False, settings: Settings | None = None
+) -> str:
     output = io.StringIO()
     console = Console(file=output, width=160, force_terminal=terminal)
-    print_summary(log, console, "my-store")
+    print_summary(log, settings or Settings(), console, "my-store")
     return output.getvalue()
 
 
@@ -61,7 +64,7 @@ def three(store: Store) -> list[LogEntry]:
 
 
 def test_the_summary_is_strict_json_with_all_that_was_promised(store: Store) -> None:
-    summary = json.loads(json.dumps(summarise(three(store)), allow_nan=False))
+    summary = json.loads(json.dumps(summarise(three(store), Settings()), allow_nan=False))
     assert summary["totals"] == {
         "tasks": 3,
         "groups": 2,
@@ -94,7 +97,10 @@ def test_the_summary_is_strict_json_with_all_that_was_promised(store: Store) -> 
 
 def test_a_task_is_explained_by_what_was_known_then(store: Store) -> None:
     log = three(store)
-    assert summarise(log)["tasks"][0]["sentence"] == "digits is the first task: it opens group 0"
+    assert (
+        summarise(log, Settings())["tasks"][0]["sentence"]
+        == "digits is the first task: it opens group 0"
+    )
 
 
 def test_the_table_shows_decisions_groups_time_and_place(store: Store) -> None:
@@ -111,7 +117,21 @@ def test_the_table_shows_decisions_groups_time_and_place(store: Store) -> None:
         "saved." in lines
     )
     assert lines[-1] == "Store: my-store"
+    assert lines[-2] == "Setting: scratch"
+    assert "features" not in text
     assert "\x1b" not in text
+
+
+def test_features_and_backbone_are_shown_where_there_is_one(store: Store) -> None:
+    seconds = {"features": 90.0, "probes": 2.0, "search": 9.0, "training": 1.0}
+    add_entry(store, stripes(), FIRST, seconds=seconds)
+    settings = Settings(setting="predefined", backbone={"name": "resnet18", "node": "layer3"})
+    text = printed(store.log(), settings=settings)
+    assert "features" in text
+    assert "1 min 30 s" in text
+    words = "predefined, resnet18 at layer3, 224 pixels a side, weights imagenet"
+    assert f"Setting: {words}" in text.splitlines()
+    assert summarise(store.log(), settings)["settings"]["backbone"]["node"] == "layer3"
 
 
 def test_time_lost_is_said_too(store: Store) -> None:
@@ -124,7 +144,7 @@ def test_time_lost_is_said_too(store: Store) -> None:
 
 def test_an_empty_store() -> None:
     assert printed([]) == "The store my-store holds no fitted task yet.\n"
-    assert summarise([])["totals"]["saved_seconds"] == 0
+    assert summarise([], Settings())["totals"]["saved_seconds"] == 0
 
 
 def test_a_store_where_nothing_was_ever_searched(store: Store) -> None:

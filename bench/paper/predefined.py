@@ -142,7 +142,7 @@ def main() -> None:
     text_ = report(log, counts, settings, where)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "predefined.md").write_text(text_)
-    data = summarise(log) | {"passes": [vars(count) for count in counts]}
+    data = summarise(log, settings) | {"passes": [vars(count) for count in counts]}
     (arguments.out / "predefined.json").write_text(json.dumps(data, indent=1))
     print(text_)
 

@@ -141,7 +141,7 @@ def main() -> None:
             print(entry.name, alone[-1], flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "fourteen_tasks.md").write_text(report(log, alone, automl))
-    data = summarise(log) | {"standalone": [vars(single) for single in alone]}
+    data = summarise(log, automl.settings) | {"standalone": [vars(single) for single in alone]}
     (arguments.out / "fourteen_tasks.json").write_text(json.dumps(data, indent=1))
     print(report(log, alone, automl))
 

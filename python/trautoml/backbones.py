@@ -4,12 +4,9 @@ A `Backbone` says which one. `Backbone.freeze` makes it once and keeps its weigh
 which a `FrozenBackbone` computes features of images in any process.
 """
 
-import errno
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -27,6 +23,7 @@ from trautoml.classifier import Classifier, ImageClassifier
 from trautoml.device import autocast, one_thread, resolve_device
 from trautoml.errors import InputError, StoreError
 from trautoml.images import MIN_SIDE
+from trautoml.tensor_files import write_tensors
 from trautoml.torchvision_models import (
     cut_network,
     draw_weights,
@@ -324,26 +321,6 @@ class BackboneClassifier(Classifier):
         """Map uint8 images ``(N, H, W, C)`` to logits ``(N, n_classes)``."""
         logits: torch.Tensor = self.head(self.backbone(images))
         return logits
-
-
-def write_tensors(
-    file: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write a safetensors file, all or nothing.
-
-    Raises
-    ------
-    OSError
-        If it can't be written.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    try:
-        save_file(dict(tensors), partial, metadata=dict(metadata))
-    except SafetensorError as error:  # a full disk, or a folder that is gone
-        partial.unlink(missing_ok=True)
-        raise OSError(errno.EIO, f"can't be written ({error})", str(file)) from error
-    partial.replace(file)
 
 
 @lru_cache(maxsize=1)

@@ -222,15 +222,16 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show groups, every decision with posterior and p-value, and the time spent and saved."""
+    from trautoml.settings import Settings
     from trautoml.store import Store
     from trautoml.summary import print_summary, summarise
 
     with Store.open_existing(store) as opened:
-        log = opened.log()
+        log, settings = opened.log(), Settings.of(opened) or Settings()
     if as_json:
-        print(json.dumps(summarise(log), indent=2, allow_nan=False))
+        print(json.dumps(summarise(log, settings), indent=2, allow_nan=False))
     else:
-        print_summary(log, _console(), str(store))
+        print_summary(log, settings, _console(), str(store))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -305,7 +306,7 @@ def _fit_all(
             automl.fit(task)
         log = store.log()
     console.print()
-    print_summary(log, console, str(folder))
+    print_summary(log, automl.settings, console, str(folder))
 
 
 def _settings(folder: Path, wanted: dict[str, Any]) -> "Settings":

@@ -14,10 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from trautoml.backbones import BATCH, FrozenBackbone, write_tensors
+from trautoml.backbones import BATCH, FrozenBackbone
 from trautoml.engine import Engine, SharedTask
 from trautoml.errors import EngineError, InputError, StoreError, TaskError
 from trautoml.task import SPLITS, FeatureTask, Task
+from trautoml.tensor_files import write_tensors
 
 _BLOCK = 8 * BATCH
 """Images of one job: what a kill costs at most. Whole batches, so that all blocks are alike."""

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console, Group
@@ -13,25 +14,28 @@ from trautoml.duration import duration
 from trautoml.explain import explain
 from trautoml.plain import plain
 from trautoml.records import LogEntry
+from trautoml.settings import Settings
 from trautoml.spec import ModelSpec
 
 PHASES = ("features", "probes", "search", "training")
 """What worker seconds are spent in, in order; features only if there is a backbone."""
 
 
-def summarise(log: Sequence[LogEntry]) -> dict[str, Any]:
-    """Summarise a log as JSON values.
+def summarise(log: Sequence[LogEntry], settings: Settings) -> dict[str, Any]:
+    """Summarise a store as JSON values.
 
     Parameters
     ----------
     log : sequence of LogEntry
         All fitted tasks in order of arrival.
+    settings : Settings
+        Those of the store.
 
     Returns
     -------
     dict
-        ``tasks`` (one entry each: name, group, decision with posterior and p-value, scores,
-        seconds), ``groups`` (members and model) and ``totals`` in worker seconds.
+        ``settings``, ``tasks`` (one entry each: name, group, decision with posterior and p-value,
+        scores, seconds), ``groups`` (members and model) and ``totals`` in worker seconds.
     """
     groups: dict[int, dict[str, Any]] = {}
     for entry in log:
@@ -43,6 +47,7 @@ def summarise(log: Sequence[LogEntry]) -> dict[str, Any]:
     spent = sum(entry.spent_seconds for entry in log)
     standalone = sum(entry.standalone_seconds for entry in log)
     return {
+        "settings": asdict(settings),
         "tasks": [_task(entry, log) for entry in log],
         "groups": [groups[group] for group in sorted(groups)],
         "totals": {
@@ -56,13 +61,16 @@ def summarise(log: Sequence[LogEntry]) -> dict[str, Any]:
     }
 
 
-def print_summary(log: Sequence[LogEntry], console: Console, folder: str) -> None:
-    """Print the table of decisions, the groups and the time saved."""
+def print_summary(
+    log: Sequence[LogEntry], settings: Settings, console: Console, folder: str
+) -> None:
+    """Print the table of decisions, the groups, the time saved and the setting."""
     if not log:
         text = f"The store {plain(folder)} holds no fitted task yet."
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
-    totals = summarise(log)["totals"]
+    summary = summarise(log, settings)
+    totals = summary["totals"]
     standalone = totals["standalone_seconds"]
     share = totals["saved_seconds"] / standalone if standalone else 0.0
     lines = [
@@ -73,10 +81,19 @@ def print_summary(log: Sequence[LogEntry], console: Console, folder: str) -> Non
         f"Spent {duration(totals['spent_seconds'])} of worker time; searching each task would have "
         f"cost about {duration(standalone)}: "
         + (f"{share:.0%} saved." if share >= 0 else f"{-share:.0%} more was spent than that."),
+        f"Setting: {plain(_setting(settings))}",
         f"Store: {plain(folder)}",
     ]
     console.print(
-        Group(_decisions(log), Text(), _groups(log), Text(), *(Text(line) for line in lines))
+        Group(_decisions(log), Text(), _groups(summary), Text(), *(Text(line) for line in lines))
+    )
+
+
+def _setting(settings: Settings) -> str:
+    if not settings.backbone:
+        return settings.setting
+    return "{setting}, {name} at {node}, {side} pixels a side, weights {weights}".format(
+        setting=settings.setting, **settings.backbone
     )
 
 
@@ -133,12 +150,12 @@ def _decisions(log: Sequence[LogEntry]) -> Table:
     return table
 
 
-def _groups(log: Sequence[LogEntry]) -> Table:
+def _groups(summary: dict[str, Any]) -> Table:
     table = Table(title="Groups", title_justify="left")
     table.add_column("group")
     table.add_column("members")
     table.add_column("model")
-    for group in summarise(log)["groups"]:
+    for group in summary["groups"]:
         spec = group["spec"]
         model = f"{spec['architecture']} {spec['digest']}"
         table.add_row(str(group["group"]), Text(plain(", ".join(group["members"]))), model)

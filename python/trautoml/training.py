@@ -1,8 +1,6 @@
 """Train a model spec on a task under a budget: device, precision, divergence, checkpoints."""
 
-import errno
 import math
-import os
 import threading
 import time
 import warnings
@@ -15,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -30,6 +27,7 @@ from trautoml.errors import InputError, SpecError
 from trautoml.networks.morphism import inherit
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
+from trautoml.tensor_files import write_tensors
 
 _MOMENT_IMAGES = 5000
 """Training images, at most, that the mean and spread of the channels are taken from."""
@@ -221,14 +219,7 @@ class Trainer:
             if buffer is not None:
                 tensors[f"momentum.{index}"] = buffer.contiguous()
         position = {"step": str(self._step), "diverged": str(int(self._loss_diverged))}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        try:
-            save_file(tensors, partial, metadata={**(notes or {}), **position})
-        except SafetensorError as error:  # a full disk, or a folder that is gone
-            partial.unlink(missing_ok=True)
-            raise OSError(errno.EIO, f"can't be written ({error})", str(file)) from error
-        partial.replace(file)
+        write_tensors(file, tensors, {**(notes or {}), **position})
 
     def load(self, file: Path, *, at_most: float) -> bool:
         """Go on from a checkpoint, if there is a whole one that is not past `at_most` epochs.

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trautoml.backbones import write_tensors
 from trautoml.device import one_thread, resolve_device
 from trautoml.engine import Engine, SharedTask
 from trautoml.errors import InputError
@@ -24,6 +23,7 @@ from trautoml.search._rounds import Rounds, training_record
 from trautoml.search._shared_weights import SharedWeights
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.task import Task
+from trautoml.tensor_files import write_tensors
 
 _log = logging.getLogger(__name__)
 
