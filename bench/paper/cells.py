@@ -8,6 +8,7 @@ Stop it at any time: started again, it goes on where it stopped.
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from machine import conditions
@@ -30,7 +31,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     source, target = (named_task(arguments.data, name) for name in ("mnist", "fashion_mnist"))
-    source, target = (task.subset(N_TRAIN / task.n_train) for task in (source, target))
+    source, target = (
+        replace(task.subset(N_TRAIN / task.n_train), name=task.name) for task in (source, target)
+    )
     options = {
         "settings": Settings(
             setting="cells", probe_images=1000, grouping={"alpha": 0.0, "gamma": 100.0}

@@ -139,7 +139,7 @@ def main() -> None:
     runs = []
     for name in TASKS:
         task = named_task(arguments.data, name)
-        task = task.subset(N_TRAIN / task.n_train)
+        task = replace(task.subset(N_TRAIN / task.n_train), name=name)
         for setting, searcher, budget in plan:
             folder = arguments.store / f"{name}-{setting}-{searcher}"
             done = folder / "run.json"

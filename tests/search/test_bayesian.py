@@ -15,6 +15,7 @@ import torch
 from automl_support import ScriptedEngine, chain, scored, stripes
 from optuna.trial import FrozenTrial, TrialState
 from scipy import stats
+from threadpoolctl import threadpool_info
 
 from trautoml.errors import InputError
 from trautoml.jobs import TrainingJob, TrainingResult
@@ -22,7 +23,7 @@ from trautoml.recording import RecordingEngine
 from trautoml.search import SearchBudget, Searcher, SearchResult
 from trautoml.search.bayesian import BayesianSearcher
 from trautoml.search.random_search import RandomSearcher
-from trautoml.spaces import ChainSpace, SearchSpace
+from trautoml.spaces import ChainSpace, RandomChoice, SearchSpace
 from trautoml.spaces._base import Choice
 from trautoml.spec import Hyperparameters, ModelSpec
 from trautoml.store import Store
@@ -128,6 +129,28 @@ def test_those_of_a_round_know_of_each_other() -> None:
         assert one["hill"] != other["hill"] or apart > 0.1
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_tpe_is_optunas() -> None:
+    sampler = optuna.samplers.TPESampler(
+        seed=1, n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    expected = []
+    for number in range(0, 20, 4):
+        round_ = []
+        for index in range(number, number + 4):
+            if index < STARTUP:
+                choice = RandomChoice(np.random.default_rng([1, 0, index]))
+                Hill().define(choice)
+                study.enqueue_trial(choice.params)
+            trial = study.ask()
+            round_.append((trial, Hill().define(trial)))
+        for trial, spec in round_:
+            study.tell(trial, height(spec))
+            expected.append(spec)
+    assert [r.spec for r in search(make("tpe", slots=4), 20).history] == expected
+
+
 # --- warm starts ------------------------------------------------------------------------------
 
 
@@ -215,6 +238,27 @@ def test_neither_threads_nor_workers_nor_a_break_matter(model: str) -> None:
         torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), random_state[0])
     assert np.random.get_state()[1].tolist() == random_state[1]  # noqa: NPY002
+
+
+def test_the_model_computes_on_one_thread() -> None:
+    seen: list[int] = []
+
+    class Watched(Hill):
+        def define(self, choice: Choice) -> ModelSpec:
+            spec = super().define(choice)  # Optuna computes when the first choice is asked for
+            if isinstance(choice, optuna.Trial):
+                blas = [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"]
+                seen.extend([torch.get_num_threads(), *blas])
+            return spec
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        search(make("gp", space=Watched()), 1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert set(seen) == {1}
 
 
 @models
