@@ -1,12 +1,20 @@
 """Every searcher that ships keeps the contract."""
 
-from trautoml.search import HyperbandSearcher, SearchBudget, Searcher
-from trautoml.search.bayesian import BayesianSearcher
-from trautoml.search.darts import DartsSearcher
-from trautoml.search.enas import EnasSearcher
-from trautoml.search.metaqnn import MetaQnnSearcher
-from trautoml.search.nas_rl import NasRlSearcher
-from trautoml.search.random_search import RandomSearcher
+from trautoml.search import (
+    BayesianSearcher,
+    DartsSearcher,
+    EnasSearcher,
+    HyperbandSearcher,
+    MetaQnnSearcher,
+    NasRlSearcher,
+    Net2NetSearcher,
+    RandomSearcher,
+    SearchBudget,
+    Searcher,
+    make_searcher,
+)
+from trautoml.search.registry import _SHIPPED
+from trautoml.spaces import CellSpace, ChainSpace
 from trautoml.testing import SearcherContract
 
 
@@ -44,6 +52,14 @@ class TestNasRl(SearcherContract):
         return NasRlSearcher(seed=1)
 
 
+class TestNet2Net(SearcherContract):
+    # Two rounds of children.
+    budget = SearchBudget(trials=7, epochs=2)
+
+    def searcher(self) -> Searcher:
+        return Net2NetSearcher(seed=1, slots=2)
+
+
 class TestEnas(SearcherContract):
     budget = SearchBudget(trials=3, epochs=2)
 
@@ -56,3 +72,22 @@ class TestDarts(SearcherContract):
 
     def searcher(self) -> Searcher:
         return DartsSearcher(seed=1, nodes=1)
+
+
+SUITES = [
+    TestRandom,
+    TestHyperband,
+    TestGaussianProcess,
+    TestParzenEstimators,
+    TestMetaQnn,
+    TestNasRl,
+    TestNet2Net,
+    TestEnas,
+    TestDarts,
+]
+
+
+def test_every_searcher_that_ships_is_here() -> None:
+    spaces = {"enas": CellSpace(), "darts": CellSpace()}
+    shipped = {type(make_searcher(name, spaces.get(name, ChainSpace()))) for name in _SHIPPED}
+    assert {type(suite().searcher()) for suite in SUITES} == shipped

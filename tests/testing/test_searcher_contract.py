@@ -323,6 +323,14 @@ class GreedyWithWarmStarts(Sound):
         return super().candidates(warm_start)
 
 
+@caught_by(the_smallest_budget_is_enough="2 candidates were trained alone in a trial")
+class Pairwise(Sound):
+    def candidates(self, warm_start: Sequence[ModelSpec]) -> Iterator[ModelSpec]:
+        yield from super().candidates(warm_start)
+        if self.allowed == 1:
+            yield self.draw(99)
+
+
 @caught_by(no_more_epochs_than_allowed="trained for 3 epochs")
 class Thorough(Sound):
     def job(self, spec: ModelSpec, **options: Any) -> TrainingJob:

@@ -165,8 +165,11 @@ class SearcherContract(ABC):
         assert max(epochs, default=0) <= self.budget.epochs, f"trained for {max(epochs)} epochs"
 
     def test_the_smallest_budget_is_enough(self) -> None:
-        """One trial of one epoch gives a result, and no error."""
-        self._search(FakeEngine(), budget=SearchBudget(trials=1, epochs=1))
+        """One trial of one epoch gives a result: that of one candidate."""
+        engine = FakeEngine()
+        self._search(engine, budget=SearchBudget(trials=1, epochs=1))
+        specs = {job.spec for job, _ in engine.executed if is_alone(job)}
+        assert len(specs) == 1, f"{len(specs)} candidates were trained alone in a trial"
 
     def test_time_ends_the_search(self) -> None:
         """Once the time is up nothing more is waited for; what is remembered is still taken."""
