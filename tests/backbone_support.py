@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-SOURCE = """
+SOURCE = '''
 import torch
 from torch import nn
 
@@ -46,6 +46,22 @@ class Choosy(Small):
         return super().forward(images if images.sum() > 0 else -images)
 
 
+class Stretched(Small):
+    """Divides by the contrast of an image, which may have none."""
+
+    def forward(self, images):
+        spread = images - images.amin((2, 3), keepdim=True)
+        return self.stem(spread / spread.amax((2, 3), keepdim=True))
+
+
+class TwoWays(Small):
+    """Goes another way in training."""
+
+    def forward(self, images):
+        maps = self.stem(images)
+        return self.pool(maps) if self.training else self.blocks[0](maps)
+
+
 class Pair(nn.Module):
     def forward(self, images):
         return torch.chunk(images, 2, 3)
@@ -57,7 +73,7 @@ def number():
 
 def failing():
     raise KeyError("no such thing")
-"""
+'''
 
 
 def write_own_networks(folder: Path) -> str:

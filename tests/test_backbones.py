@@ -173,6 +173,16 @@ def test_features_beyond_half_precision_stay_finite(own: str, tmp_path: Path) ->
     assert features.min() == np.finfo(np.float16).min
 
 
+def test_an_image_that_gives_nan_has_features_of_zero(own: str, tmp_path: Path) -> None:
+    frozen = Backbone(f"{own}:Stretched", "stem", 16, "none").freeze(tmp_path)
+    images = drawn(4)
+    expected = frozen.features(images, "cpu")
+    assert expected.astype(float).std((1, 2, 3)).min() > 0.01
+    images[1] = 77
+    expected[1] = 0
+    np.testing.assert_allclose(frozen.features(images, "cpu"), expected, **ROUNDING)
+
+
 def test_the_network_is_never_trained(own: str, tmp_path: Path) -> None:
     frozen = Backbone(f"{own}:Small", "blocks.0", 16, "none").freeze(tmp_path)
     layer = {"kernel": 3, "channels": 8, "stride": 1, "pool_kernel": 1, "pool_stride": 1}
@@ -233,7 +243,7 @@ def test_the_digest_is_of_the_network_not_of_the_files(own: str, tmp_path: Path)
     assert len(others | {first.digest}) == 5
 
 
-def test_no_weights_are_drawn_by_a_fixed_seed_with_a_warning(
+def test_weights_are_drawn_by_a_fixed_seed_with_a_warning_unless_they_are_the_users(
     own: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = torch.get_rng_state()
@@ -246,10 +256,11 @@ def test_no_weights_are_drawn_by_a_fixed_seed_with_a_warning(
             digests.add(frozen.digest)
             assert 0.01 < frozen.features(drawn(4), "cpu").std() < 100
         assert len(digests) == 1
-    assert caplog.text.count("features of an untrained network are poor") == 4
-    assert {(record.name, record.levelno) for record in caplog.records} == {
-        ("trautoml", logging.WARNING)
-    }
+    warning = (
+        "backbone squeezenet1_1 is given no trained weights: features of an untrained network are "
+        "poor"
+    )
+    assert caplog.record_tuples == [("trautoml", logging.WARNING, warning)] * 2
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -288,6 +299,33 @@ def test_a_damaged_or_missing_file_is_a_store_error(
         FrozenBackbone.load(tmp_path)
     with pytest.raises(StoreError, match=message):
         frozen.network()
+
+
+def test_a_file_that_the_system_refuses_is_a_store_error(own: str, tmp_path: Path) -> None:
+    frozen = Backbone(f"{own}:Small", "blocks.0", 16, "none").freeze(tmp_path)
+    file = tmp_path / "backbone.safetensors"
+    file.unlink()
+    file.mkdir()  # permissions would not hold off the superuser
+    for read in (frozen.network, lambda: FrozenBackbone.load(tmp_path)):
+        with pytest.raises(StoreError, match=r"safetensors can't be read .*mend its permissions"):
+            read()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o027, 0o077])
+def test_others_may_read_what_they_may_read_of_any_file(
+    own: str, tmp_path: Path, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        frozen = Backbone(f"{own}:Small", "blocks.0", 16, "none").freeze(tmp_path / "frozen")
+        (tmp_path / "plain").touch()
+    finally:
+        os.umask(before)
+    modes = [
+        file.stat().st_mode for file in (frozen.folder / "backbone.safetensors", tmp_path / "plain")
+    ]
+    assert modes[0] == modes[1]
 
 
 def test_safetensors_of_something_else_are_damaged(own: str, tmp_path: Path) -> None:
@@ -379,6 +417,8 @@ def test_the_names_in_old_files_of_densenets_are_understood() -> None:
         ({"side": 7}, "whole number of pixels of at least 8, got 7"),
         ({"weights": "imagnet"}, r"expected \"imagenet\", \"none\" or a file .* got 'imagnet'"),
         ({"side": 64.0}, r"whole number of pixels of at least 8, got 64\.0"),
+        ({"name": "__main__:make"}, "got '__main__:make'; put the function in a module of its own"),
+        ({"name": "__main__:Kinds.small", "weights": "none"}, "other processes can import"),
     ],
 )
 def test_a_backbone_checks_its_values(change: dict[str, Any], message: str) -> None:
@@ -395,6 +435,8 @@ def test_a_backbone_checks_its_values(change: dict[str, Any], message: str) -> N
         ({"node": "block.0"}, r"no node 'block\.0'; those it has, the likest first: blocks\.0, "),
         ({"node": "blocks.2"}, "no node 'blocks.2'"),
         ({"node": "block"}, "no node 'block'; those it has, the likest first: blocks, "),
+        ({"name": "own_networks:TwoWays"}, "'blocks.0' in evaluation mode only.*another node"),
+        ({"name": "own_networks:TwoWays", "node": "pool"}, "no node 'pool'; those it has.* stem"),
         ({"name": "own_networks:grey"}, r"can't take colour images of 16 x 16 .*RuntimeError"),
         ({"name": "own_networks:Pair", "node": "chunk"}, "can't take .* and give maps"),
         ({"name": "own_networks:Choosy"}, "can't be cut: torch.fx can't trace it"),
@@ -411,7 +453,7 @@ def test_mistakes_are_input_errors(
     own: str, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     backbone = Backbone(
-        **{"name": f"{own}:Small", "node": "blocks.1", "side": 16} | {"weights": "none"} | change
+        **{"name": f"{own}:Small", "node": "blocks.0", "side": 16} | {"weights": "none"} | change
     )
     with pytest.raises(InputError, match=message):
         backbone.freeze(tmp_path / "frozen")

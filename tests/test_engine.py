@@ -620,10 +620,17 @@ def test_images_reach_a_worker_unchanged(workers: WorkerEngine, tiny_task: Task)
     assert run(workers, Call(total, (shared,))) == [(int(tiny_task.train_images.sum()), False)]
 
 
-def test_a_released_task_leaves_nothing_and_can_be_shared_again(tiny_task, tmp_path):
+@pytest.mark.parametrize("named_by", ["task", "fingerprint", "shared"])
+def test_a_released_task_leaves_nothing_and_can_be_shared_again(
+    tiny_task: Task, tmp_path: Path, named_by: str
+) -> None:
     with WorkerEngine(1, tmp_path) as engine:
-        folder = engine.share(tiny_task).folder
-        engine.release(tiny_task)
-        engine.release(tiny_task)
+        shared = engine.share(tiny_task)
+        folder = shared.folder
+        released = {
+            "task": tiny_task, "fingerprint": SharedTask(tiny_task.fingerprint), "shared": shared
+        }[named_by]  # fmt: skip
+        engine.release(released)
+        engine.release(released)
         assert not folder.exists()
         assert engine.share(tiny_task).load() == tiny_task

@@ -1,7 +1,9 @@
 import json
+import logging
 import pickle
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +26,7 @@ from trautoml.engine import LocalEngine, SharedTask, WorkerEngine
 from trautoml.errors import EngineError, InputError, StoreError, TaskError
 from trautoml.features import FeatureJob, Features, compute_features, fingerprint_of_features
 from trautoml.grouping import Decision
+from trautoml.inputs import Inputs
 from trautoml.outcome import Outcome
 from trautoml.records import LogEntry
 from trautoml.spaces import ChainSpace
@@ -388,6 +391,102 @@ def test_a_killed_run_goes_on_with_what_is_missing(
         assert np.array_equal(*parts)
 
 
+class Timed(Interrupted):
+    """Notes the seconds that every job returns."""
+
+    def __init__(self, at_most: int = 10**9) -> None:
+        super().__init__(at_most)
+        self.seconds: list[float] = []
+
+    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        for index, seconds in super().run(jobs):
+            self.seconds.append(seconds)
+            yield index, seconds
+
+
+class Killing(pytest.MonkeyPatch):
+    """Lets so many files be renamed or removed, and is killed before the next."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        for name in ("replace", "unlink"):
+            self.setattr(Path, name, self._until_killed(getattr(Path, name)))
+        self.steps = steps
+
+    def _until_killed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def step(path: Path, *arguments: Any, **options: Any) -> Any:
+            if self.steps == 0:
+                raise KeyboardInterrupt
+            self.steps -= 1
+            return method(path, *arguments, **options)
+
+        return step
+
+
+def test_a_kill_at_any_step_costs_no_finished_block_and_little_of_the_disk(
+    tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path
+) -> None:
+    whole, _ = computed(tiny_task, frozen, tmp_path / "whole")
+    sizes = [getattr(whole.task, f"{split}_images").nbytes for split in SPLITS]
+    for steps in range(10**9):
+        folder, first = tmp_path / f"{steps}", Timed()
+        killing = Killing(steps)
+        try:
+            compute_features(tiny_task, frozen, first, folder)
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        finally:
+            killing.undo()
+        on_disk = sum(file.stat().st_size for file in folder.rglob("*.*") if file.is_file())
+        assert on_disk < sum(sizes) + max(sizes) + 10_000  # names, labels and headers
+        found, second = computed(tiny_task, frozen, folder, engine=Timed())
+        assert len(first.executed) + len(second.executed) == 7
+        assert found.seconds == pytest.approx(sum(first.seconds + second.seconds))
+        assert found.task == whole.task
+        for split in SPLITS:
+            maps = (getattr(f.task, f"{split}_images") for f in (found, whole))
+            assert np.array_equal(*maps)
+        assert not (folder / "parts").exists()
+    assert steps > 7 + 3 * 2 + 7  # parts made, splits put together and timed, parts removed
+
+
+def test_finished_splits_of_something_else_are_not_taken(
+    tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureTask, "save", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            computed(tiny_task, frozen, tmp_path)
+    negative = replace(
+        tiny_task, **{f"{s}_images": 255 - getattr(tiny_task, f"{s}_images") for s in SPLITS}
+    )
+    found, engine = computed(negative, frozen, tmp_path)
+    assert len(engine.executed) == 7
+    for split in SPLITS:
+        expected = frozen.features(getattr(negative, f"{split}_images"), "cpu")
+        assert np.array_equal(getattr(found.task, f"{split}_images"), expected)
+
+
+@pytest.mark.parametrize(("channels", "announced"), [(277, []), (278, [("1.0", "1.5")])])
+def test_features_above_a_gigabyte_are_announced_before_they_are_computed(
+    tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    channels: int, announced: list[tuple[str, str]],
+) -> None:  # fmt: skip
+    large = replace(frozen, feature_shape=(100, 100, channels))  # of 180 images, 90 for training
+    with caplog.at_level(logging.INFO, "trautoml"), pytest.raises(KeyboardInterrupt):
+        compute_features(tiny_task, large, Interrupted(0), tmp_path)
+    assert [(record.name, record.levelno) for record in caplog.records] == [
+        ("trautoml", logging.INFO) for _ in announced
+    ]
+    assert caplog.messages == [
+        f"features of tiny take {size} GB in {tmp_path}, and up to {most} GB while they are put "
+        "together"
+        for size, most in announced
+    ]
+
+
 @pytest.mark.parametrize("spoil", ["part", "half a part", "assembling", "task"])
 def test_what_a_kill_left_half_done_is_done_again(
     tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path, spoil: str,
@@ -402,7 +501,6 @@ def test_what_a_kill_left_half_done_is_done_again(
         with pytest.raises(ZeroDivisionError):
             compute_features(tiny_task, frozen, first, tmp_path / "killed")
         monkeypatch.undo()
-        (tmp_path / "killed" / "val_images.npy").write_bytes(b"half")
         (tmp_path / "killed" / "test_images.draft.npy").write_bytes(b"half")
     else:
         first = Interrupted(2)
@@ -430,17 +528,10 @@ def test_seconds_are_those_of_all_runs(
     killed = Interrupted(3)
     with pytest.raises(KeyboardInterrupt):
         compute_features(tiny_task, frozen, killed, tmp_path)
-    returned = [job.seconds or 0 for job in killed.executed]
-
-    class Timed(Interrupted):
-        def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-            for index, seconds in super().run(jobs):
-                returned.append(seconds)
-                yield index, seconds
-
-    found, _ = computed(tiny_task, frozen, tmp_path, engine=Timed())
-    assert len(returned) == 7
-    assert found.seconds == pytest.approx(sum(returned))
+    spent = [job.seconds or 0 for job in killed.executed]
+    found, engine = computed(tiny_task, frozen, tmp_path, engine=Timed())
+    assert len(engine.seconds) == 4
+    assert found.seconds == pytest.approx(sum(spent + engine.seconds))
     assert computed(tiny_task, frozen, tmp_path)[0].seconds == found.seconds
 
 
@@ -466,7 +557,6 @@ def test_a_folder_has_the_features_of_one_task(
 ) -> None:
     found, _ = computed(tiny_task, frozen, tmp_path / "a")
     tiny_task.save(tmp_path / "b")
-    (tmp_path / "b" / "seconds.json").write_text("1.0")
     for folder, task in (("a", tiny_task.subset(0.5)), ("b", tiny_task)):
         with pytest.raises(InputError, match="but not the features that were asked for"):
             compute_features(task, frozen, Interrupted(), tmp_path / folder)
@@ -530,6 +620,36 @@ def by_value() -> Iterator[None]:
     cloudpickle.register_pickle_by_value(module)
     yield
     cloudpickle.unregister_pickle_by_value(module)
+
+
+# --- inputs of trainings ----------------------------------------------------------------------
+
+
+def test_features_of_several_backbones_lie_side_by_side(
+    tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path
+) -> None:
+    other = replace(frozen.backbone, side=16).freeze(tmp_path / "other")
+    with LocalEngine(tmp_path / "workspace", "cpu") as engine:
+        inputs = [Inputs(engine, backbone) for backbone in (frozen, other)]
+        tasks = [each.prepare(tiny_task)[0] for each in inputs]
+        assert [task.image_shape for task in tasks] == [frozen.feature_shape, other.feature_shape]
+        inputs[0].remove(tiny_task)
+        assert [task.folder is None for task in tasks] == [True, False]
+        inputs[1].remove(tiny_task)
+    assert not any((tmp_path / "workspace" / "features").iterdir())
+
+
+def test_copies_of_features_whose_folder_was_gone_are_removed(
+    tiny_task: Task, frozen: FrozenBackbone, tmp_path: Path
+) -> None:
+    with LocalEngine(tmp_path, "cpu") as engine:
+        task, _ = Inputs(engine, frozen).prepare(tiny_task)
+    shutil.rmtree(task.folder)
+    with WorkerEngine(1, tmp_path) as engine:
+        assert engine.share(task).folder == tmp_path / "tasks" / task.fingerprint
+        engine.share(tiny_task)
+        Inputs(engine, frozen).remove(tiny_task)
+    assert not any((tmp_path / "tasks").iterdir())
 
 
 # --- the whole model --------------------------------------------------------------------------

@@ -52,18 +52,23 @@ class Backbone:
     name : str
         A classification model of `torchvision.models`; or ``"MODULE:FUNCTION"``, an importable
         function without arguments that makes a `torch.nn.Module` from (N, 3, H, W) images,
-        normalised by the mean and standard deviation of ImageNet.
+        normalised by the mean and standard deviation of ImageNet. Workers import it anew, so
+        that it can't be in ``__main__``.
     node : str
         Where the network is cut, named as `torchvision.models.feature_extraction` does: a module,
         or an operation within one. Its output is (N, c, h, w), or (N, c) for maps of 1 x 1.
+        Channels come first: of the (N, h, w, c) that some networks compute with (Swin's
+        ``features``, say), rows would be taken for channels. Choose a node behind their
+        permutation.
     side : int
         Height and width in pixels that images are brought to, bilinear: best those that the
         weights were trained at. At least 8.
     weights : str
         ``"imagenet"``: torchvision's best for the model, downloaded by torchvision. A file of
         the network's ``state_dict``, ``.safetensors`` or torch's ``.pt`` or ``.pth``,
-        whose path is made absolute; what lies beyond the node is not read of it. ``"none"``: drawn
-        by a fixed seed, or as the user's function gives them.
+        whose path is made absolute; what lies beyond the node is not read of it. ``"none"``: for
+        a model of torchvision, drawn by a fixed seed, which is warned of, as its features are
+        poor; for the user's function, those that it gives its network, trained or not.
 
     Raises
     ------
@@ -85,6 +90,11 @@ class Backbone:
             raise InputError(
                 f"side of a backbone: expected a whole number of pixels of at least {MIN_SIDE}, "
                 f"got {self.side!r}"
+            )
+        if self.name.startswith("__main__:"):
+            raise InputError(
+                "name of a backbone: expected a MODULE:FUNCTION that other processes can import, "
+                f"got {self.name!r}; put the function in a module of its own"
             )
         if self.weights not in {"imagenet", "none"}:
             file = Path(self.weights).expanduser().absolute()
@@ -115,7 +125,7 @@ class Backbone:
             don't fit; if the network can't be cut there or can't take images of that side; or if
             the folder has another backbone.
         StoreError
-            If the file in the folder is damaged.
+            If the file in the folder is damaged or can't be read.
         OSError
             If the file can't be written.
         """
@@ -131,16 +141,15 @@ class Backbone:
 
     def _write(self, file: Path) -> None:
         cut = cut_network(self.name, self.node)
-        if self.weights == "none":
+        if self.weights != "none":
+            fill_weights(cut, given_weights(self.name, self.weights))
+        elif not is_own(self.name):
             _log.warning(
                 "backbone %s is given no trained weights: features of an untrained network are "
                 "poor",
                 self.name,
             )
-            if not is_own(self.name):
-                draw_weights(cut)
-        else:
-            fill_weights(cut, given_weights(self.name, self.weights))
+            draw_weights(cut)
         mean, sd = normalisation(self.name)
         shape = _feature_shape(FrozenNetwork(cut, self.side, mean, sd), self)
         about = {**asdict(self), "mean": mean, "sd": sd, "shape": shape}
@@ -179,7 +188,7 @@ class FrozenBackbone:
         Raises
         ------
         StoreError
-            If there is none, or its file is damaged.
+            If there is none, or its file is damaged or can't be read.
         """
         folder = Path(folder).expanduser().absolute()
         about, state = _read(folder)
@@ -201,7 +210,7 @@ class FrozenBackbone:
         InputError
             If the user's function can't be imported any more, or makes another network.
         StoreError
-            If the file has gone or is damaged.
+            If the file has gone, is damaged or can't be read.
         """
         about, state = _read(self.folder)
         cut = cut_network(self.backbone.name, self.backbone.node)
@@ -278,7 +287,18 @@ class FrozenNetwork(nn.Module):
         return super().train(mode=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map uint8 images ``(N, H, W, C)`` to float16 features ``(N, h, w, c)``."""
+        """Map uint8 images ``(N, H, W, C)`` to float16 features ``(N, h, w, c)``, all finite.
+
+        What float16 can't hold becomes its largest number. NaN becomes 0: it tells nothing, as when
+        a network divides by the norm of an image without any contrast.
+        """
+        # One infinite feature would make every training on it diverge.
+        most = torch.finfo(torch.float16).max
+        features = self.maps(images).nan_to_num(0.0).clamp(-most, most)
+        return features.to(torch.float16).permute(0, 2, 3, 1)
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """Map uint8 images ``(N, H, W, C)`` to what the node gives, float32 ``(N, c, h, w)``."""
         pixels = images.permute(0, 3, 1, 2).to(self.mean.dtype)
         if pixels.shape[2:] != (self.side, self.side):
             pixels = functional.interpolate(
@@ -290,9 +310,7 @@ class FrozenNetwork(nn.Module):
         features: torch.Tensor = self.network(pixels)["features"]
         if features.ndim == 2:
             features = features[:, :, None, None]
-        # One infinite feature would make every training on it diverge.
-        most = torch.finfo(torch.float16).max
-        return features.float().clamp(-most, most).to(torch.float16).permute(0, 2, 3, 1)
+        return features.float()
 
 
 class BackboneClassifier(Classifier):
@@ -339,6 +357,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise StoreError(
             f"there is no frozen backbone in {folder}: put {WEIGHTS_FILE} back"
         ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{file} can't be read ({error}): mend its permissions or its disk"
+        ) from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"{file} is damaged ({error}): restore it from a backup, or remove it and have it "
@@ -353,7 +375,8 @@ def _feature_shape(network: FrozenNetwork, backbone: Backbone) -> tuple[int, int
     where = f"backbone {backbone.name} at {backbone.node}"
     try:
         with torch.inference_mode(), one_thread(torch.device("cpu")):
-            features = network(torch.from_numpy(noise))
+            features = network.maps(torch.from_numpy(noise))
+        _, channels, height, width = features.shape
     except Exception as error:  # whatever a network comes to that is given what it can't take
         raise InputError(
             f"{where} can't take colour images of {backbone.side} x {backbone.side} and give maps "
@@ -361,5 +384,4 @@ def _feature_shape(network: FrozenNetwork, backbone: Backbone) -> tuple[int, int
         ) from error
     if torch.isnan(features).any():
         raise InputError(f"{where} gives features that are NaN: its weights are damaged")
-    _, height, width, channels = features.shape
     return height, width, channels

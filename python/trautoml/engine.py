@@ -96,8 +96,11 @@ class Engine(ABC):
     def share(self, task: Task) -> SharedTask:
         """Make a task reachable from every worker."""
 
-    def release(self, task: Task) -> None:  # noqa: B027 - sharing need not leave anything
-        """Remove what `share` left of a task; it can be shared again."""
+    def release(self, task: Task | SharedTask) -> None:  # noqa: B027 - it may leave nothing
+        """Remove what `share` left of a task; it can be shared again.
+
+        ``SharedTask(fingerprint)`` stands for a task that isn't at hand.
+        """
 
     @abstractmethod
     def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:
@@ -197,21 +200,22 @@ class WorkerEngine(Engine):
                     raise
         return SharedTask(task.fingerprint, folder=folder)
 
-    def release(self, task: Task) -> None:
+    def release(self, task: Task | SharedTask) -> None:
         """Remove the copy; workers that still map it keep it until they take up another task.
 
         A copy that the system keeps in its place, because it is in use, stays whole. The folder
         that a task was loaded from is never touched.
         """
         folder = self._folder(task)
-        if task.folder is not None and folder.exists() and folder.samefile(task.folder):
+        loaded_from = task.folder if isinstance(task, Task) else None
+        if loaded_from is not None and folder.exists() and folder.samefile(loaded_from):
             return
         _remove_left_overs(folder)
         with suppress(OSError):
             # Renamed first, so that a kill leaves no half a task in its place.
             shutil.rmtree(folder.rename(_beside(folder)), ignore_errors=True)
 
-    def _folder(self, task: Task) -> Path:
+    def _folder(self, task: Task | SharedTask) -> Path:
         return self.workspace / "tasks" / task.fingerprint
 
     def run(self, jobs: Sequence[Job[Result]]) -> Iterator[tuple[int, Result]]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
+import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,10 +22,19 @@ from trautoml.errors import EngineError, InputError, StoreError, TaskError
 from trautoml.task import SPLITS, FeatureTask, Task
 from trautoml.tensor_files import write_tensors
 
+_log = logging.getLogger("trautoml")
+
 _BLOCK = 8 * BATCH
 """Images of one job: what a kill costs at most. Whole batches, so that all blocks are alike."""
 
+_ANNOUNCED = 10**9
+"""Bytes on the disk above which features are announced."""
+
 _SECONDS_FILE = "seconds.json"
+"""The seconds that each finished split took, and the origin of the features."""
+
+_Shapes = Mapping[str, tuple[int, ...]]
+"""Of the features of each split: ``(N, h, w, c)``."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,9 @@ def compute_features(
 ) -> Features:
     """Compute the features of all images of a task, or load them where they are there already.
 
-    A run that is killed goes on with the blocks of images that it had not finished.
+    A run that is killed goes on with the blocks of images that it had not finished. While the
+    blocks are put together, the features take the disk of their largest split once more; above 1 GB
+    the log says so before anything is computed.
 
     Parameters
     ----------
@@ -151,12 +164,16 @@ def compute_features(
     folder = Path(folder).expanduser().absolute()
     parts = folder / "parts"
     origin = _origin(task, frozen)
+    shapes = {s: (len(getattr(task, f"{s}_labels")), *frozen.feature_shape) for s in SPLITS}
     if not (folder / "task.json").is_file():
-        jobs = _compute(task, frozen, engine, parts, callback)
-        _assemble(task, jobs, frozen.feature_shape, origin, folder)
+        _announce(task, shapes, folder)
+        seconds = _finished(folder, origin, shapes)
+        jobs = _compute(task, frozen, engine, parts, seconds, callback)
+        _assemble(jobs, shapes, origin, seconds, folder)
+        _save(task, origin, folder)
     shutil.rmtree(parts, ignore_errors=True)
     engine.release(task)
-    return _load(folder, origin)
+    return _load(folder, origin, shapes)
 
 
 def fingerprint_of_features(task: Task, frozen: FrozenBackbone) -> str:
@@ -168,14 +185,46 @@ def _origin(task: Task, frozen: FrozenBackbone) -> str:
     return f"{task.fingerprint} {frozen.digest}"
 
 
+def _announce(task: Task, shapes: _Shapes, folder: Path) -> None:
+    """Log what the features take on the disk, if that is much."""
+    sizes = [math.prod(shape) * np.dtype(np.float16).itemsize for shape in shapes.values()]
+    if sum(sizes) > _ANNOUNCED:
+        _log.info(
+            "features of %s take %.1f GB in %s, and up to %.1f GB while they are put together",
+            task.name,
+            sum(sizes) / 1e9,
+            folder,
+            (sum(sizes) + max(sizes)) / 1e9,
+        )
+
+
+def _finished(folder: Path, origin: str, shapes: _Shapes) -> dict[str, float]:
+    """Give the seconds of the splits whose features are in place; none if something is damaged."""
+    try:
+        about = json.loads((folder / _SECONDS_FILE).read_text(encoding="utf-8"))
+        return {
+            split: float(seconds)
+            for split, seconds in about["seconds"].items()
+            if about["origin"] == origin
+            and np.load(_maps_file(folder, split), mmap_mode="r").shape == shapes[split]
+        }
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _maps_file(folder: Path, split: str) -> Path:
+    return folder / f"{split}_images.npy"
+
+
 def _compute(
     task: Task,
     frozen: FrozenBackbone,
     engine: Engine,
     parts: Path,
+    finished: Container[str],
     callback: Callable[[int, int], None] | None,
 ) -> list[FeatureJob]:
-    """Leave the features of each block of images in a file of its own."""
+    """Leave the features of each block of images, but of finished splits, in a file of its own."""
     shared = engine.share(task)
     jobs = [
         FeatureJob(shared, frozen, split, start, min(start + _BLOCK, n), parts, engine.device)
@@ -183,7 +232,7 @@ def _compute(
         for n in [len(getattr(task, f"{split}_labels"))]
         for start in range(0, n, _BLOCK)
     ]
-    waiting = [job for job in jobs if job.seconds is None]
+    waiting = [job for job in jobs if job.split not in finished and job.seconds is None]
     in_all = _n_images(jobs)
     done = in_all - _n_images(waiting)
     for index, _ in engine.run(waiting):
@@ -198,53 +247,72 @@ def _n_images(jobs: Sequence[FeatureJob]) -> int:
 
 
 def _assemble(
-    task: Task,
     jobs: Sequence[FeatureJob],
-    shape: tuple[int, int, int],
+    shapes: _Shapes,
     origin: str,
+    finished: Mapping[str, float],
     folder: Path,
 ) -> None:
-    """Put the blocks together as a saved task, one in memory at a time."""
-    seconds = [spent for job in jobs if (spent := job.seconds) is not None]
-    if len(seconds) < len(jobs):
-        raise EngineError("expected the features of all images: an engine must run every job")
-    (folder / _SECONDS_FILE).write_text(json.dumps(sum(seconds)), encoding="utf-8")
-    images = {}
+    """Put the blocks of each split together, and remove them once it is in place."""
+    done = dict(finished)
     for split in SPLITS:
-        labels = getattr(task, f"{split}_labels")
-        header = {"descr": "<f2", "fortran_order": False, "shape": (len(labels), *shape)}
-        file, draft = (folder / f"{split}_images{end}" for end in (".npy", ".draft.npy"))
-        with draft.open("wb") as whole:
-            np.lib.format.write_array_header_1_0(whole, header)
-            for job in jobs:
-                if job.split == split:
-                    whole.write(load_file(job.file)["features"].data)
-        draft.replace(file)
-        images[split] = np.load(file, mmap_mode="r")
+        if split in finished:
+            continue
+        parts = [job for job in jobs if job.split == split]
+        spent = [seconds for job in parts if (seconds := job.seconds) is not None]
+        if len(spent) < len(parts):
+            raise EngineError("expected the features of all images: an engine must run every job")
+        _join(parts, shapes[split], _maps_file(folder, split))
+        done[split] = sum(spent)
+        draft = folder / f"{_SECONDS_FILE}.draft"
+        draft.write_text(json.dumps({"origin": origin, "seconds": done}), encoding="utf-8")
+        draft.replace(folder / _SECONDS_FILE)
+        for job in parts:
+            job.file.unlink()
+
+
+def _join(parts: Sequence[FeatureJob], shape: tuple[int, ...], file: Path) -> None:
+    """Write the blocks one after another as an array, one in memory at a time."""
+    draft = file.with_suffix(".draft.npy")
+    with draft.open("wb") as whole:
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(whole, header)
+        for job in parts:
+            whole.write(load_file(job.file)["features"].data)
+    draft.replace(file)
+
+
+def _save(task: Task, origin: str, folder: Path) -> None:
+    """Make the features that are in place a saved task."""
+    maps = {f"{s}_images": np.load(_maps_file(folder, s), mmap_mode="r") for s in SPLITS}
     FeatureTask(
         name=task.name,
-        train_images=images["train"],
         train_labels=task.train_labels,
-        val_images=images["val"],
         val_labels=task.val_labels,
-        test_images=images["test"],
         test_labels=task.test_labels,
         class_names=task.class_names,
         origin=origin,
+        **maps,
     ).save(folder, images=False)
 
 
-def _load(folder: Path, origin: str) -> Features:
+def _load(folder: Path, origin: str, shapes: _Shapes) -> Features:
     try:
         task = Task.load(folder)
-        seconds = float(json.loads((folder / _SECONDS_FILE).read_text(encoding="utf-8")))
-    except (TaskError, OSError, ValueError, TypeError) as error:
-        raise StoreError(
-            f"the features in {folder} are damaged ({error}): remove the folder, and they are "
-            "computed again"
-        ) from error
+    except TaskError as error:
+        raise _damaged(folder, error) from error
     if getattr(task, "origin", None) != origin:
         raise InputError(
             f"{folder} has {task}, but not the features that were asked for: use another folder"
         )
-    return Features(cast("FeatureTask", task), seconds)
+    seconds = _finished(folder, origin, shapes)
+    if len(seconds) < len(SPLITS):
+        raise _damaged(folder, f"{_SECONDS_FILE} is not of all of them")
+    return Features(cast("FeatureTask", task), sum(seconds.values()))
+
+
+def _damaged(folder: Path, reason: object) -> StoreError:
+    return StoreError(
+        f"the features in {folder} are damaged ({reason}): remove the folder, and they are "
+        "computed again"
+    )

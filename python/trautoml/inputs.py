@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trautoml.backbones import FrozenBackbone
-from trautoml.engine import Engine
+from trautoml.engine import Engine, SharedTask
 from trautoml.features import compute_features, fingerprint_of_features
 from trautoml.jobs import checkpoint_folder
 from trautoml.task import Task
@@ -49,7 +49,8 @@ class Inputs:
         """
         if self._backbone is None:
             return task, 0.0
-        found = compute_features(task, self._backbone, self._engine, self._folder(task), callback)
+        folder = self._folder(fingerprint_of_features(task, self._backbone))
+        found = compute_features(task, self._backbone, self._engine, folder, callback)
         return found.task, found.seconds
 
     def remove(self, task: Task) -> None:
@@ -58,9 +59,11 @@ class Inputs:
         fingerprint = task.fingerprint
         if self._backbone is not None:
             fingerprint = fingerprint_of_features(task, self._backbone)
-            shutil.rmtree(self._folder(task), ignore_errors=True)
+            shutil.rmtree(self._folder(fingerprint), ignore_errors=True)
+            # They are copied where their folder was gone when they were shared.
+            self._engine.release(SharedTask(fingerprint))
         folder = checkpoint_folder(self._engine.workspace, fingerprint)
         shutil.rmtree(folder, ignore_errors=True)
 
-    def _folder(self, task: Task) -> Path:
-        return self._engine.workspace / "features" / task.fingerprint
+    def _folder(self, fingerprint: str) -> Path:
+        return self._engine.workspace / "features" / fingerprint

@@ -34,7 +34,7 @@ class RecordingEngine(Engine):
         """Share by the inner engine."""
         return self._engine.share(task)
 
-    def release(self, task: Task) -> None:
+    def release(self, task: Task | SharedTask) -> None:
         """Release by the inner engine."""
         self._engine.release(task)
 

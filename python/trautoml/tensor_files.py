@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def write_tensors(
     Parameters
     ----------
     file : Path
-        Its folder is made if it isn't there.
+        Its folder is made if it isn't there. It gets the permissions that `open` would give it.
     tensors : mapping of str to Tensor
         Contiguous; no two share memory.
     metadata : mapping of str to str
@@ -31,8 +32,11 @@ def write_tensors(
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.touch()
+    mode = stat.S_IMODE(partial.stat().st_mode)
     try:
         save_file(dict(tensors), partial, metadata=dict(metadata))
+        partial.chmod(mode)  # safetensors' own is for the owner alone
     except SafetensorError as error:  # a full disk, or a folder that is gone
         partial.unlink(missing_ok=True)
         raise OSError(errno.EIO, f"can't be written ({error})", str(file)) from error

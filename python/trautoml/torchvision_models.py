@@ -62,19 +62,20 @@ def cut_network(name: str, node: str) -> nn.Module:
     Raises
     ------
     InputError
-        If there is no such model or node, or the network can't be traced.
+        If there is no such model or node, the network can't be traced, or the node is not on its
+        way in training mode too.
     """
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     model = _build(name)
     try:
-        _, leaves = get_graph_node_names(model, suppress_diff_warning=True)
+        training, evaluation = get_graph_node_names(model, suppress_diff_warning=True)
     except Exception as error:  # whatever code that can't be traced comes to
         raise InputError(
             f"backbone {name} can't be cut: torch.fx can't trace it ({type(error).__name__}: "
             f"{error}); expected a forward without control flow that depends on the images"
         ) from error
-    _check_node(name, node, leaves)
+    _check_node(name, node, _with_modules(training), _with_modules(evaluation))
     cut = create_feature_extractor(model, {node: "features"}, suppress_diff_warning=True)
     return cast("nn.Module", cut)
 
@@ -198,10 +199,20 @@ def _torchvision_model(name: str) -> nn.Module:
     return cast("nn.Module", models.get_model(name, weights=None, **_OPTIONS.get(name, {})))
 
 
-def _check_node(name: str, node: str, leaves: Sequence[str]) -> None:
-    """Check that the node is an operation of the network, or a module that has some."""
-    parts = [leaf.split(".") for leaf in leaves]
-    nodes = {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+def _with_modules(operations: Sequence[str]) -> set[str]:
+    """Give operations, and the modules that they are in, by name."""
+    parts = [operation.split(".") for operation in operations]
+    return {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+
+
+def _check_node(name: str, node: str, training: set[str], evaluation: set[str]) -> None:
+    """Check that the network has the node in both modes: torchvision cuts both."""
+    nodes = training & evaluation
+    if node in evaluation - nodes:
+        raise InputError(
+            f"backbone {name} has node {node!r} in evaluation mode only, and can't be cut there: "
+            "choose another node, or let its forward compute it in training mode too"
+        )
     if node not in nodes:
         likeness = {known: SequenceMatcher(None, known, node).ratio() for known in nodes}
         listed = sorted(nodes, key=lambda known: (-likeness[known], known))
