@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from automl_support import (
+    BUDGET,
     CLOUDS,
     SETTINGS,
     CountingEngine,
@@ -576,3 +577,17 @@ def test_the_outcome_speaks_for_itself(store: Store) -> None:
     assert outcome.entry.wall_seconds > 0
     shape = outcome.entry.image_shape
     assert load_classifier(outcome.model_file, outcome.spec, shape, 3).training is False
+
+
+def test_a_searcher_of_another_seed_has_its_winner_trained_once_more(store: Store) -> None:
+    engine = CountingEngine(store.folder)
+    automl = make_automl(
+        store, engine=engine, searcher=HyperbandSearcher(slots=3, seed=SETTINGS.seed + 1)
+    )
+    recorder = Recorder()
+    automl.callbacks.append(recorder)
+    outcome = automl.fit(stripes())
+    epochs = [epoch for hook, epoch in recorder.events if hook == "training_progress"]
+    assert epochs == [(1, BUDGET.epochs), (2, BUDGET.epochs)]  # one by one, as a kill may come
+    predicted = outcome.model.predict_proba(stripes().test_images).argmax(1)
+    assert np.mean(predicted == stripes().test_labels) == pytest.approx(outcome.test_score)

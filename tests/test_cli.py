@@ -299,7 +299,8 @@ def test_setting_and_searcher_are_what_was_asked_for(
         assert store.setting("settings")["setting"] == "cells"
     # The next run need not say it again, and may not say something else.
     assert trautoml("run", "blobs.npz@0.5", *QUICK, "--searcher", "random").code == 0
-    ran = trautoml("run", "blobs.npz@0.25", "--setting", "scratch")
+    # ... which shows before any task is read.
+    ran = trautoml("run", "nowhere.npz", "--setting", "scratch")
     assert "setting: cells in the store, scratch wanted" in only_line(ran)
     assert ran.code == 2
 

@@ -10,6 +10,7 @@ from automl_support import CountingEngine, Recorder, stripes
 
 from trautoml import automl as automl_module
 from trautoml.automl import TransferAutoML
+from trautoml.demo_tasks import digits
 from trautoml.errors import InputError
 from trautoml.features import FeatureJob
 from trautoml.search import SearchBudget
@@ -181,6 +182,17 @@ def test_features_are_computed_once_for_probes_search_and_training(tmp_path: Pat
     assert sum(done == total for hook, (done, total) in told(recorder)) == 3
     assert all(outcome.seconds["features"] > 0 for outcome in outcomes)
     assert not list((tmp_path / "features").glob("*"))  # nothing is left behind
+
+
+def test_the_task_that_probes_are_piloted_on_may_come_first(tmp_path: Path) -> None:
+    engine = FeatureCountingEngine(tmp_path)
+    with TransferAutoML(
+        tmp_path, settings=make_settings("predefined"), budget=BUDGET, engine=engine
+    ) as automl:
+        outcome = automl.fit(digits())
+    assert outcome.decision.kind == "opened"
+    assert not list((tmp_path / "features").glob("*"))
+    assert not list((tmp_path / "checkpoints").glob("*"))
 
 
 def test_interrupted_features_go_on_where_they_stopped(tmp_path: Path) -> None:

@@ -471,6 +471,18 @@ def test_folder_of_class_folders(tmp_path: Path) -> None:
     assert Task.from_folder(root, image_size=(9, 10), name="x").image_shape == (9, 10, 1)
 
 
+def test_the_longest_side_of_a_folder_is_64_unless_more_is_allowed(tmp_path: Path) -> None:
+    for i in range(8):
+        draw(tmp_path / "photos" / "cd"[i % 2] / f"{i}.png", i, (300, 150))
+    photos = tmp_path / "photos"
+    assert Task.from_folder(photos).image_shape == (32, 64, 1)
+    assert Task.from_folder(photos, max_side=100).image_shape == (50, 100, 1)
+    assert load_task(str(photos), data_root=tmp_path, max_side=224).image_shape == (112, 224, 1)
+    assert Task.from_folder(photos, image_size=40, max_side=20).image_shape == (40, 40, 1)
+    with pytest.raises(TaskError, match="from 8 to 224"):
+        Task.from_folder(photos, max_side=225)
+
+
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "valid", "TEST")])
 def test_folder_with_splits(names: tuple, tmp_path: Path) -> None:
     for split, (name, n) in enumerate(zip(names, (3, 2, 1), strict=True)):

@@ -19,7 +19,7 @@ from trautoml.errors import EngineError
 from trautoml.explain import explain
 from trautoml.grouping import Decision, MarkovGrouper
 from trautoml.inputs import Inputs
-from trautoml.jobs import resumable_job
+from trautoml.jobs import TrainingJob, resumable_job
 from trautoml.outcome import FittedModel, Outcome
 from trautoml.probes import Measurement, ProbeSuite, pilot
 from trautoml.recording import RecordingEngine
@@ -50,8 +50,9 @@ class TransferAutoML:
     budget : SearchBudget, optional
         What one search may spend. Its `epochs` are also those of the final training.
     searcher : Searcher or str
-        A name is one of `searcher_names`, and searches what the setting says. Default
-        ``"hyperband"``.
+        A name is one of `searcher_names`: it searches what the setting says, with the store's
+        seed. Default ``"hyperband"``. A searcher of another seed than the store's works too, but
+        its winner is trained once more.
     policy : ReusePolicy, optional
         Default: the paper's.
     engine : Engine, optional
@@ -132,8 +133,9 @@ class TransferAutoML:
                 return outcome
         started = time.perf_counter()
         self._tell("task_started", task)
+        suite = self.suite  # is piloted first, on features of its own
         inputs, feature_seconds = self._prepare(task)
-        measured = self._measure(task, inputs)
+        measured = self._measure(suite, task, inputs)
         decision = self._grouper(log).predict_one(measured.trials)
         self._tell("decided", task, decision, explain(decision, log, task.name))
 
@@ -233,8 +235,8 @@ class TransferAutoML:
             task, lambda done, total: self._tell("features_progress", task, done, total)
         )
 
-    def _measure(self, task: Task, inputs: Task) -> Measurement:
-        return self.suite.measure(
+    def _measure(self, suite: ProbeSuite, task: Task, inputs: Task) -> Measurement:
+        return suite.measure(
             inputs,
             self.settings.trials,
             engine=self.engine,
@@ -260,13 +262,14 @@ class TransferAutoML:
     def _train(self, task: Task, inputs: Task, spec: ModelSpec, *, done: int = 0) -> FittedModel:
         """Train the spec for the full budget, epoch by epoch, so that a kill costs one epoch.
 
-        A search has trained its winner already: its checkpoint after `done` epochs is there, and
-        only what it lacks is trained.
+        Where a search has trained its winner already, its checkpoint after `done` epochs is there,
+        and only what it lacks is trained. It is not, if a searcher trains with a seed of its own.
         """
         shared = self.engine.share(inputs)
         epochs, seconds = self.budget.epochs, 0.0
-        for epoch in range(min(done + 1, epochs), epochs + 1):
-            job = resumable_job(
+
+        def job_until(epoch: int) -> TrainingJob:
+            return resumable_job(
                 self.engine.workspace,
                 shared,
                 spec,
@@ -276,6 +279,10 @@ class TransferAutoML:
                 device=self.engine.device,
                 test=epoch == epochs,
             )
+
+        first = min(done + 1, epochs) if job_until(epochs).checkpoint_is_there else 1
+        for epoch in range(first, epochs + 1):
+            job = job_until(epoch)
             ((_, result),) = self.engine.run([job])
             seconds += result.seconds
             self._tell("training_progress", task, epoch, epochs, result.score)

@@ -122,7 +122,7 @@ def run(
         int | None,
         typer.Option(
             help="Side to which the images of folders are brought, 8 to 224. "
-            "Default: their median, at most 64; with a backbone, its side."
+            "Default: their median, at most 64, or the backbone's side."
         ),
     ] = None,
     data: Annotated[
@@ -180,6 +180,7 @@ def run(
 ) -> None:
     """Give each task a model, in the order given: reused if it can be, searched if it must be."""
     from trautoml.device import resolve_device
+    from trautoml.image_files import DEFAULT_SIDE
     from trautoml.images import MAX_SIDE
     from trautoml.loading import load_task
     from trautoml.search import make_searcher
@@ -197,14 +198,13 @@ def run(
     chosen = _budget(budget, epochs)
     settings = _settings(store, _given(**wanted))
     make_searcher(searcher, settings.space())  # only to have an error now, if there is one
-    if image_size is None and settings.backbone:
-        image_size = min(settings.backbone["side"], MAX_SIDE)
+    max_side = min(settings.backbone.get("side", DEFAULT_SIDE), MAX_SIDE)
     resolve_device(device)
     loaded = []
     with _plain_warnings(), _console().status("") as status:
         for task in tasks:
             status.update(Text(plain(f"reading {task}")))
-            loaded.append(load_task(task, data_root=data, image_size=image_size))
+            loaded.append(load_task(task, data_root=data, image_size=image_size, max_side=max_side))
     _fit_all(
         loaded,
         store,
@@ -310,19 +310,24 @@ def _fit_all(
 
 
 def _settings(folder: Path, wanted: dict[str, Any]) -> "Settings":
-    """Put what was asked for over what the store has; `TransferAutoML` objects to a difference."""
-    from trautoml.settings import Settings
+    """Give the settings of the store, or of a new one; an error if it has others than wanted."""
+    from trautoml.settings import Settings, agreed_settings
     from trautoml.store import Store
 
-    stored = None
     if Store.is_in(folder):
         with Store(folder) as store:
             stored = Settings.of(store)
-    values = vars(stored or Settings())
+            if stored is not None:
+                return agreed_settings(store, _changed(stored, wanted))
+    return _changed(Settings(), wanted)
+
+
+def _changed(settings: "Settings", wanted: dict[str, Any]) -> "Settings":
+    values = vars(settings)
     kept = values if wanted.get("setting", values["setting"]) == values["setting"] else {}
     wanted["grouping"] = values["grouping"] | wanted["grouping"]
     wanted["backbone"] = kept.get("backbone", {}) | wanted["backbone"]
-    return Settings(**values | wanted)
+    return type(settings)(**values | wanted)
 
 
 def _given(**options: Any) -> dict[str, Any]:

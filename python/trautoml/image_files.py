@@ -107,6 +107,7 @@ def read_images(
     items: Sequence[Item],
     open_image: Callable[[Item], Image.Image],
     image_size: ImageSize | None = None,
+    max_side: int = DEFAULT_SIDE,
 ) -> tuple[Images, list[int]]:
     """Read images of any sizes and modes and bring them to one shape.
 
@@ -118,8 +119,8 @@ def read_images(
       257 and rounded; floats in [0, 1] are times 255 and rounded; the EXIF orientation is
       applied; of several frames the first is taken.
     - Size: `image_size`, or else the median height and the median width, both scaled down until
-      the longer is at most 64, and never below 8. Small sides save time; `image_size` may be up
-      to 224.
+      the longer is at most `max_side`, and never below 8. Small sides save time; `image_size` and
+      `max_side` may be up to 224.
     - Each image is scaled (bilinear, antialiased) to cover that size, keeping its aspect, and its
       centre is kept.
 
@@ -131,6 +132,8 @@ def read_images(
         Opens one item. It may raise anything.
     image_size : int or (int, int), optional
         Side, or height and width, wanted.
+    max_side : int
+        Longest side, where none is wanted. Default 64.
 
     Returns
     -------
@@ -142,7 +145,7 @@ def read_images(
     Raises
     ------
     TaskError
-        If `image_size` is not valid, or no image could be read.
+        If `image_size` or `max_side` is not valid, or no image could be read.
 
     Warns
     -----
@@ -150,6 +153,7 @@ def read_images(
         Once, if there are images that could not be read.
     """
     wanted = check_image_size(image_size)
+    check_image_size(max_side)
     skipped: dict[int, str] = {}
     heads: dict[int, _Head] = {}
     kept: list[int] = []
@@ -160,7 +164,7 @@ def read_images(
             head = _attempt(partial(_head, open_image, item), index, skipped)
             if head is not None:
                 heads[index] = head
-        size = wanted or _median_size(list(heads.values()))
+        size = wanted or _median_size(list(heads.values()), max_side)
         channels = 3 if any(head.may_have_colour for head in heads.values()) else 1
         images = np.empty((len(heads), *size, channels), np.uint8)
         for index in heads:
@@ -209,12 +213,12 @@ def _orientation(image: Image.Image) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _median_size(heads: Sequence[_Head]) -> tuple[int, int]:
+def _median_size(heads: Sequence[_Head], max_side: int) -> tuple[int, int]:
     if not heads:
         return MIN_SIDE, MIN_SIDE
     height = float(np.median([head.height for head in heads]))
     width = float(np.median([head.width for head in heads]))
-    scale = min(1.0, DEFAULT_SIDE / max(height, width))
+    scale = min(1.0, max_side / max(height, width))
     return max(MIN_SIDE, round(height * scale)), max(MIN_SIDE, round(width * scale))
 
 

@@ -1,16 +1,22 @@
 """Tasks by name: a folder, a file, a demo task or a torchvision dataset, as a user calls it."""
 
 from pathlib import Path
+from typing import Any
 
 from trautoml.demo_tasks import DEMO_TASKS
 from trautoml.errors import TaskError
-from trautoml.image_files import ImageSize
+from trautoml.image_files import DEFAULT_SIDE, ImageSize
 from trautoml.task import Task
 from trautoml.torchvision_data import find_dataset
 
 
 def load_task(
-    spec: str, *, data_root: str | Path, image_size: ImageSize | None = None, seed: int = 0
+    spec: str,
+    *,
+    data_root: str | Path,
+    image_size: ImageSize | None = None,
+    max_side: int = DEFAULT_SIDE,
+    seed: int = 0,
 ) -> Task:
     """Make the task that a user names on the command line.
 
@@ -22,7 +28,7 @@ def load_task(
         dataset. A path that exists and has an ``@`` in it is taken as it is.
     data_root : str or Path
         Where torchvision's data lie or are downloaded to.
-    image_size : int or (int, int), optional
+    image_size, max_side
         As in `Task.from_folder`, for folders and torchvision datasets. Arrays keep their size.
     seed : int, optional
         Seed of all draws.
@@ -37,11 +43,16 @@ def load_task(
         If nothing of that name is found (the message says what was tried), and as in the
         constructors.
     """
+    options = {"image_size": image_size, "max_side": max_side, "seed": seed}
+
+    def whole(what: str) -> Task:
+        return _load_whole(what, data_root, seed, options)
+
     if spec and Path(spec).expanduser().exists():
-        return _load_whole(spec, data_root, image_size, seed)
+        return whole(spec)
     what, at, share = spec.rpartition("@")
     if not at:
-        return _load_whole(spec, data_root, image_size, seed)
+        return whole(spec)
     try:
         fraction = float(share)
     except ValueError:
@@ -51,15 +62,15 @@ def load_task(
         ) from None
     if not 0 < fraction <= 1:
         raise TaskError(f"{spec!r}: the fraction must be above 0 and at most 1, got {share}")
-    return _load_whole(what, data_root, image_size, seed).subset(fraction, seed=seed)
+    return whole(what).subset(fraction, seed=seed)
 
 
-def _load_whole(what: str, data_root: str | Path, image_size: ImageSize | None, seed: int) -> Task:
+def _load_whole(what: str, data_root: str | Path, seed: int, options: dict[str, Any]) -> Task:
     if not what:
         raise TaskError("no task named: expected a folder, a .npz file or a dataset's name")
     path = Path(what).expanduser()
     if path.is_dir():
-        return Task.from_folder(path, image_size=image_size, seed=seed)
+        return Task.from_folder(path, **options)
     if path.exists():
         return Task.from_npz(path, seed=seed)
     if what.lower() in DEMO_TASKS:
@@ -74,4 +85,4 @@ def _load_whole(what: str, data_root: str | Path, image_size: ImageSize | None, 
         name = find_dataset(what)
     except TaskError as error:
         raise TaskError(f"{tried}; {error}") from None
-    return Task.from_torchvision(name, root=data_root, image_size=image_size, seed=seed)
+    return Task.from_torchvision(name, root=data_root, **options)

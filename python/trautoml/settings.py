@@ -59,7 +59,7 @@ class Settings:
             raise InputError(
                 f"expected one of the settings {', '.join(_SPACES)}, got {self.setting!r}"
             )
-        self._check_grouping()
+        self._check_values()
         # Complete, so that defaults given and defaults left out compare equal.
         complete = {k: v for k, v in self.grouper().params.items() if k != "seed"}
         object.__setattr__(self, "grouping", complete)
@@ -81,7 +81,7 @@ class Settings:
             )
         return asdict(Backbone(**self.backbone))
 
-    def _check_grouping(self) -> None:
+    def _check_values(self) -> None:
         if self.seed > 2**63 - 1:
             raise InputError(f"expected a seed below 2**63, got {self.seed}")
         for name, least in (("seed", 0), ("probes", 1), ("trials", 1), ("probe_images", 1)):

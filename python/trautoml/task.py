@@ -21,7 +21,7 @@ import numpy.typing as npt
 from trautoml.archives import read_npz
 from trautoml.errors import TaskError
 from trautoml.folders import scan_folder
-from trautoml.image_files import EXTENSIONS, ImageSize, open_file, read_images
+from trautoml.image_files import DEFAULT_SIDE, EXTENSIONS, ImageSize, open_file, read_images
 from trautoml.images import MAX_SIDE, MIN_SIDE, Images, as_images
 from trautoml.splits import (
     Labels,
@@ -284,7 +284,7 @@ class Task:
             )
         except TaskError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise TaskError(
                 f"{folder} holds no complete saved task ({error}); save it again"
             ) from error
@@ -425,6 +425,7 @@ class Task:
         path: str | Path,
         *,
         image_size: ImageSize | None = None,
+        max_side: int = DEFAULT_SIDE,
         name: str | None = None,
         seed: int = 0,
     ) -> "Task":
@@ -442,7 +443,9 @@ class Task:
             The folder.
         image_size : int or (int, int), optional
             Side, or height and width, from 8 to 224 pixels; by default the median size, scaled
-            down to 64 pixels at most.
+            down to `max_side` at most.
+        max_side : int, optional
+            From 8 to 224 pixels. Default 64; more where a backbone is to see the images.
         name : str, optional
             What the task is called; the folder's name by default.
         seed : int, optional
@@ -476,7 +479,7 @@ class Task:
                 f"no images in the class folders of {path}; "
                 f"expected files ending in {', '.join(sorted(EXTENSIONS))}"
             )
-        images, kept = read_images([file for _, _, file in found], open_file, image_size)
+        images, kept = read_images([file for _, _, file in found], open_file, image_size, max_side)
         classes = np.array(sorted(layout["train"]))
         labels = np.array([found[item][1] for item in kept], np.str_)
         rows = split_slices([found[item][0] for item in kept], layout)
@@ -492,6 +495,7 @@ class Task:
         root: str | Path,
         download: bool = True,
         image_size: ImageSize | None = None,
+        max_side: int = DEFAULT_SIDE,
         seed: int = 0,
     ) -> "Task":
         """Make a task of a dataset in `torchvision.datasets`.
@@ -506,7 +510,7 @@ class Task:
             Where the data lie or are downloaded to.
         download : bool, optional
             Download what is not there.
-        image_size : int or (int, int), optional
+        image_size, max_side
             As in `from_folder`.
         seed : int, optional
             Seed of the splits that are not given.
@@ -522,7 +526,9 @@ class Task:
             opened, or it is not one of images with a class each.
         """
         name = find_dataset(name)
-        source = read_dataset(name, root=root, download=download, image_size=image_size)
+        source = read_dataset(
+            name, root=root, download=download, image_size=image_size, max_side=max_side
+        )
         parts = {s: _clean(images, labels, s) for s, (images, labels) in source.parts.items()}
         return cls._from_parts(name, parts, source.class_names, seed, copy=False)
 

@@ -91,7 +91,12 @@ def find_dataset(name: str) -> str:
 
 
 def read_dataset(
-    name: str, *, root: str | Path, download: bool, image_size: ImageSize | None
+    name: str,
+    *,
+    root: str | Path,
+    download: bool,
+    image_size: ImageSize | None,
+    max_side: int,
 ) -> Source:
     """Open all splits of a dataset and bring its images to one shape.
 
@@ -103,7 +108,7 @@ def read_dataset(
         Where the data lie or are downloaded to.
     download : bool
         Download what is not there.
-    image_size : int or (int, int), optional
+    image_size, max_side
         As in `trautoml.image_files.read_images`.
 
     Returns
@@ -130,7 +135,7 @@ def read_dataset(
         return cast("Image.Image", image)
 
     _check_kind(name, opened["train"])
-    images, kept = read_images(entries, open_entry, image_size)
+    images, kept = read_images(entries, open_entry, image_size, max_side)
     read = [entries[item] for item in kept]
     kept_labels = np.array([labels[entry.split, entry.row] for entry in read], np.int64)
     rows = split_slices([entry.split for entry in read], opened)

@@ -201,7 +201,7 @@ def test_the_architecture_goes_for_the_operation_that_validates_better(
     good: str, order: int
 ) -> None:
     policy = DartsPolicy(Toy(good), 2, 0, order=order)  # type: ignore[arg-type]
-    policy.train_epoch()
+    policy.train(policy._shared.steps_per_epoch)
     (structure,) = policy.children()
     assert {operation for cell in structure.values() for node in cell for operation, _ in node} == {
         good

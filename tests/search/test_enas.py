@@ -47,7 +47,7 @@ def test_the_controller_goes_for_the_operation_that_validates_better(good: str) 
     toy = Toy(good, steps=80)
     policy = EnasPolicy(Enas(controller_rate=0.02), toy, 1, 0)  # type: ignore[arg-type]
     for _ in range(4):
-        policy.train_epoch()
+        policy.train(policy._shared.steps_per_epoch)
     assert share(toy.trained[:80], good) < 0.3
     assert share(toy.trained[-80:], good) > 0.7
     assert share(policy.children(), good) > 0.7
@@ -56,7 +56,7 @@ def test_the_controller_goes_for_the_operation_that_validates_better(good: str) 
 def test_weights_are_trained_on_children_of_all_kinds() -> None:
     toy = Toy("skip_connect", steps=30)
     policy = EnasPolicy(Enas(), toy, 2, 0)  # type: ignore[arg-type]
-    policy.train_epoch()
+    policy.train(policy._shared.steps_per_epoch)
     assert len(toy.trained) == 30
     assert len({str(structure) for structure in toy.trained}) == 30
     for structure in toy.trained:
@@ -66,8 +66,8 @@ def test_weights_are_trained_on_children_of_all_kinds() -> None:
 def test_drawing_children_changes_nothing() -> None:
     one, other = (EnasPolicy(Enas(), Toy("skip_connect", 5), 1, 3) for _ in range(2))  # type: ignore[arg-type]
     assert one.children() == one.children()
-    one.train_epoch()
-    other.train_epoch()
+    one.train(one._shared.steps_per_epoch)
+    other.train(other._shared.steps_per_epoch)
     assert one.children() == other.children()
 
 

@@ -81,12 +81,13 @@ def search(
     ("epochs", "eta", "rungs"),
     [
         (1, 3, [1]),
-        (2, 3, [1, 2]),
+        (2, 3, [2]),
         (3, 3, [1, 3]),
         (9, 3, [1, 3, 9]),
-        (10, 3, [1, 3, 9, 10]),
+        (10, 3, [1, 3, 10]),
         (27, 3, [1, 3, 9, 27]),
         (8, 2, [1, 2, 4, 8]),
+        (7, 2, [1, 2, 7]),
     ],
 )
 def test_rungs(epochs: int, eta: int, rungs: list[int]) -> None:
@@ -274,17 +275,20 @@ def test_with_rounds_of_one_a_bracket_is_optunas_successive_halving(script: Scri
 
 
 def test_later_rounds_are_compared_with_the_earlier_ones_too() -> None:
-    # One bracket; the second round's 6 are better, or worse, than all 9 of the first.
+    # Those of the second round are better, or worse, than all nine of the first.
     first = {spec_of(number) for number in range(9)}
-    for of_second, going_on in ((0.4, 5), (-0.4, 0)):
+    halving = [number for number, bracket in enumerate(fill(3, 13)) if bracket == 0]
+    early, late = (sum(inside(n) for n in halving) for inside in ((9).__gt__, (9).__le__))
+    for of_second, going_on in ((0.4, min(late, len(halving) // 3)), (-0.4, 0)):
         engine = ScriptedEngine(
             lambda spec, e, extra=of_second: scored(
                 0.5 + 0.1 * quality(spec) + (0.0 if spec in first else extra), e
             )
         )
-        history = search(engine, trials=15, epochs=2, slots=9).history
-        assert sum(r.epochs == 2 and r.trial < 9 for r in history) == 3
-        assert sum(r.epochs == 2 and r.trial >= 9 for r in history) == going_on
+        history = search(engine, trials=13, epochs=3, slots=9).history
+        promoted = [r.trial for r in history if r.epochs == 3 and r.trial in halving]
+        assert sum(trial < 9 for trial in promoted) == early // 3
+        assert sum(trial >= 9 for trial in promoted) == going_on
 
 
 def test_with_one_epoch_every_candidate_is_trained_once() -> None:

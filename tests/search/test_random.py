@@ -203,3 +203,39 @@ def test_the_proposer_is_closed_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="the power went"):
         search(searcher, engine=ScriptedEngine(fail))
     assert searcher.spy.calls[-1] == "close"
+
+
+class Repeating(Spy):
+    """Has only five specs to propose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths = itertools.chain(range(1, 6), itertools.repeat(5))
+
+
+class RepeatingSearcher(ProposingSearcher):
+    def proposer(self, task: Task) -> Proposer:
+        self.spy = Repeating()
+        return self.spy
+
+
+def test_a_search_is_over_when_nothing_new_is_proposed_any_more() -> None:
+    searcher = RepeatingSearcher(slots=4)
+    engine = ScriptedEngine(by_quality)
+    result = search(searcher, 10**6, engine, seconds=1e6)
+    assert len(engine.jobs) == len(set(engine.jobs)) == 5
+    proposed = [call for call in searcher.spy.calls if call[0] == "propose"]
+    assert len(proposed) == 2 + 10
+    assert searcher.spy.calls[-1] == "close"
+    assert result.score == max(quality(chain(w)) for w in range(1, 6))
+    assert result.seconds == 5.0
+
+
+@pytest.mark.parametrize(("n_workers", "expected"), [(1, 8), (4, 32), (16, 32)])
+def test_only_workers_that_a_round_keeps_busy_have_time_to_spend(
+    n_workers: int, expected: int
+) -> None:
+    # Each training takes a second; the limit is 8 seconds of the engine's time.
+    engine = ScriptedEngine(by_quality, n_workers=n_workers)
+    search(SpySearcher(slots=4), 10**6, engine, seconds=8.0)
+    assert len(engine.jobs) == expected

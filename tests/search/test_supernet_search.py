@@ -19,7 +19,14 @@ from trautoml.jobs import TrainingJob, TrainingResult
 from trautoml.networks.cells import check_cells
 from trautoml.search import SearchBudget, Searcher, SearchProgress, SearchResult
 from trautoml.search._shared_weights import SharedWeights
-from trautoml.search._supernet import Child, Method, SupernetJob, SupernetResult
+from trautoml.search._supernet import (
+    Child,
+    Method,
+    SupernetJob,
+    SupernetResult,
+    SupernetTiming,
+    SupernetTimingJob,
+)
 from trautoml.search.darts import Darts, DartsSearcher
 from trautoml.search.enas import Enas, EnasPolicy, EnasSearcher
 from trautoml.spaces import CellSpace
@@ -83,13 +90,13 @@ def test_a_checkpoint_saves_the_epochs_before(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     trained: list[int] = []
-    train_epoch = EnasPolicy.train_epoch
+    train = EnasPolicy.train
 
-    def count(self: EnasPolicy) -> None:
+    def count(self: EnasPolicy, steps: int) -> None:
         trained.append(self._shared.epoch)
-        train_epoch(self)
+        train(self, steps)
 
-    monkeypatch.setattr(EnasPolicy, "train_epoch", count)
+    monkeypatch.setattr(EnasPolicy, "train", count)
     for epoch in (1, 3):
         job(Enas(), epoch, tmp_path).run()
     assert trained == [0, 1, 2]
@@ -167,10 +174,10 @@ def test_a_learning_rate_that_is_too_large_diverges(method: Method, tmp_path: Pa
 def test_a_device_without_memory_counts_as_diverged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(self: EnasPolicy) -> None:
+    def fail(self: EnasPolicy, steps: int) -> None:
         raise torch.cuda.OutOfMemoryError("no room\nfor this")
 
-    monkeypatch.setattr(EnasPolicy, "train_epoch", fail)
+    monkeypatch.setattr(EnasPolicy, "train", fail)
     result = job(Enas(), folder=tmp_path).run()
     assert result.diverged
     assert result.children
@@ -330,13 +337,15 @@ class PlayedEngine(Engine):
         *,
         n_workers: int = 1,
         seconds: float = 1.0,
+        planned_seconds: float = 1.0,
         diverge: Callable[[int], bool] = lambda epoch: False,
         score: Callable[[ModelSpec], float] = lambda spec: 0.5,
     ) -> None:
         super().__init__(Path("never-written"), "cpu")
         self.n_workers = n_workers
         self.jobs: list[Any] = []
-        self._seconds, self._diverge, self._score = seconds, diverge, score
+        self._seconds, self._planned_seconds = seconds, planned_seconds
+        self._diverge, self._score = diverge, score
 
     def share(self, task: Task) -> SharedTask:
         return SharedTask(task.fingerprint, task=task)
@@ -347,6 +356,8 @@ class PlayedEngine(Engine):
             if isinstance(each, TrainingJob):
                 score = self._score(each.spec)
                 yield index, TrainingResult(score, None, each.epochs, 1.0, score <= 0)
+            elif isinstance(each, SupernetTimingJob):
+                yield index, SupernetTiming(self._planned_seconds, 1.0)
             else:
                 children = tuple(Child(structure(10 * each.epoch + i), 0.9 - i) for i in range(3))
                 yield index, SupernetResult(children, self._seconds, self._diverge(each.epoch))
@@ -363,7 +374,8 @@ class PlayedEngine(Engine):
 @pytest.mark.parametrize(("n_workers", "epochs"), [(1, 4), (2, 4)])
 def test_the_supergraph_takes_two_thirds_of_the_time(n_workers: int, epochs: int) -> None:
     budget = SearchBudget(trials=20, epochs=2, seconds=6.0)
-    engine = PlayedEngine(n_workers=n_workers)
+    # They take longer than was planned for.
+    engine = PlayedEngine(n_workers=n_workers, planned_seconds=0.1)
     search(EnasSearcher(nodes=1, finalists=2), engine, budget)
     assert engine.epochs == epochs
     assert [dict(spec.structure) for spec in engine.trained] == [structure(40), structure(41)]
@@ -426,3 +438,30 @@ def test_a_search_that_comes_to_nothing_is_a_search_error_with_its_history() -> 
 def test_an_impossible_device_is_an_input_error() -> None:
     with pytest.raises(InputError, match="device"):
         job(device="tpu").run()
+
+
+@searchers
+@pytest.mark.parametrize(("seconds", "planned"), [(9.0, 1), (60.0, 4), (1e9, 5)])
+def test_with_a_time_limit_as_many_epochs_are_planned_as_there_is_time_for(
+    searcher: Searcher, seconds: float, planned: int
+) -> None:
+    engine = PlayedEngine(seconds=0.1, planned_seconds=10.0)
+    search(searcher, engine, SearchBudget(trials=5, epochs=1, seconds=seconds))
+    trained = [each for each in engine.jobs if isinstance(each, SupernetJob)]
+    assert [each.epoch for each in trained] == list(range(1, planned + 1))
+    assert {each.epochs for each in trained} == {planned}
+
+
+def test_without_a_time_limit_nothing_is_timed_and_fifty_epochs_are_enough() -> None:
+    engine = PlayedEngine()
+    search(DartsSearcher(nodes=1), engine, SearchBudget(trials=10**6, epochs=1))
+    assert [type(each) for each in engine.jobs] == [SupernetJob] * 50 + [TrainingJob]
+
+
+@methods
+def test_timing_counts_whole_epochs_and_survives_json(method: Method) -> None:
+    task = SharedTask(TASK.fingerprint, task=TASK)
+    timing = SupernetTimingJob(task, method, nodes=1, device="cpu").run()
+    assert 0 < timing.epoch_seconds < math.inf
+    assert timing.seconds > 0
+    assert SupernetTiming.from_json(timing.to_json()) == timing

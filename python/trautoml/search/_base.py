@@ -17,12 +17,15 @@ class SearchBudget:
     Parameters
     ----------
     trials : int
-        Candidates that are started, at most. Default 20.
+        Candidates that are started, at most. Default 20. Searchers that train a supergraph spend
+        it on epochs of that, and train what they found on top.
     epochs : int
         Epochs that a candidate may be trained, and that the final model is. Default 9.
     seconds : float, optional
         No more training is waited for after this many seconds of the engine's time (worker seconds
-        divided by workers); at least one is. Results that the engine remembers are always taken.
+        divided by the workers that the searcher can keep busy); at least one is. The time that a
+        searcher itself takes to propose is not counted. Results that the engine remembers are
+        always taken.
         Default: no limit.
 
     Raises

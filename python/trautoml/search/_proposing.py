@@ -13,6 +13,9 @@ from trautoml.search._rounds import Rounds, trial_number
 from trautoml.spec import ModelSpec
 from trautoml.task import Task
 
+_IDLE_ROUNDS = 10
+"""Rounds in a row without a new spec, after which a proposer has no more to say."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -69,7 +72,8 @@ class ProposingSearcher(Searcher):
 
     A round is proposed at once and observed at once, so that the search takes the same way on any
     number of workers. With more slots more workers are kept busy; with fewer, each proposal
-    knows of more scores.
+    knows of more scores. The search is over when its budget is, or after ten rounds in a row that
+    propose nothing new.
 
     Parameters
     ----------
@@ -105,10 +109,12 @@ class ProposingSearcher(Searcher):
     ) -> SearchResult:
         """See `Searcher.search`."""
         allowed = max(budget.trials, len(warm_start))
-        rounds = Rounds(task, budget, engine, callback, allowed=allowed)
+        rounds = Rounds(task, budget, engine, callback, allowed=allowed, width=self.slots)
+        idle = 0
         with closing(self.proposer(task)) as proposer:
             waiting = [proposer.adopt(spec) for spec in warm_start]
-            while rounds.started < allowed:
+            while rounds.started < allowed and idle < _IDLE_ROUNDS:
+                known = rounds.trained
                 n = min(self.slots, allowed - rounds.started)
                 proposals, waiting = waiting[:n], waiting[n:]
                 proposals += proposer.propose(n - len(proposals), rounds.spent)
@@ -119,6 +125,7 @@ class ProposingSearcher(Searcher):
                 records = rounds.train(list(zip(numbers, specs, strict=True)), seed=self.seed)
                 if len(records) < n:  # the time is up
                     break
+                idle = idle + 1 if rounds.trained == known else 0
                 scored = zip(proposals, records.values(), strict=True)
                 proposer.observe([(p, r.score) for p, r in scored if p.memo is not None])
         return rounds.result()

@@ -1,7 +1,7 @@
 """Rounds of work under a budget: the part that all searchers share."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from trautoml.engine import Engine, Job
@@ -32,13 +32,14 @@ class Rounds:
         Called with the progress after each job.
     allowed : int
         Candidates that the search may start.
+    width : int, optional
+        Jobs of a round, at most: of more workers than that, the others are idle, and their time
+        is not to be spent. Default: a round keeps all workers busy.
 
     Attributes
     ----------
     history : list of TrialRecord
         Every score, in the order of decision.
-    seconds : float
-        Worker seconds spent.
     started : int
         Candidates started so far.
     """
@@ -51,20 +52,34 @@ class Rounds:
         callback: Callable[[SearchProgress], None] | None,
         *,
         allowed: int,
+        width: int | None = None,
     ) -> None:
         self.task, self.budget, self.engine, self.allowed = task, budget, engine, allowed
         self.history: list[TrialRecord] = []
-        self.seconds = 0.0
+        self._busy = min(engine.n_workers, width or engine.n_workers)
+        # Exact: the sum must not depend on the order, for a resumed search to stop where it did.
+        self._seconds = Fraction(0)
+        self._best: TrialRecord | None = None
         self.started = 0
         self._callback = callback
         self._count = 0
         self._results: dict[str, Any] = {}
 
     @property
+    def seconds(self) -> float:
+        """Worker seconds spent."""
+        return float(self._seconds)
+
+    @property
+    def trained(self) -> int:
+        """Jobs that were run or remembered so far; equal ones count once."""
+        return len(self._results)
+
+    @property
     def allowed_seconds(self) -> float | None:
         """Worker seconds that may be spent, if there is a limit."""
         limit = self.budget.seconds
-        return None if limit is None else limit * self.engine.n_workers
+        return None if limit is None else limit * self._busy
 
     @property
     def spent(self) -> float:
@@ -152,8 +167,9 @@ class Rounds:
         def add(key: str, seconds: float) -> None:
             for index in twins[key]:
                 records[index] = record(index, self._results[key], seconds)
+                self._add(records[index])
                 seconds = 0.0
-            self._tell([*self.history, *records.values()], len(records), len(jobs), until)
+            self._tell(len(records), len(jobs), until)
 
         for key in known:
             add(key, 0.0)
@@ -172,12 +188,13 @@ class Rounds:
         limit = self.allowed_seconds
         return limit is not None and self.seconds >= share * limit
 
-    def _tell(
-        self, records: list[TrialRecord], done: int, trainings: int, until: tuple[int, int]
-    ) -> None:
-        # `fsum` does not depend on the order: a resumed search stops where the first one did.
-        self.seconds = math.fsum(record.seconds for record in records)
-        if self._callback is not None:
+    def _add(self, record: TrialRecord) -> None:
+        self._seconds += Fraction(record.seconds)
+        if self._best is None or _rank(record) > _rank(self._best):
+            self._best = record
+
+    def _tell(self, done: int, trainings: int, until: tuple[int, int]) -> None:
+        if self._callback is not None and self._best is not None:
             self._callback(
                 SearchProgress(
                     started=self.started,
@@ -187,7 +204,7 @@ class Rounds:
                     trainings=trainings,
                     epoch=until[0],
                     epochs=until[1],
-                    best=max(records, key=lambda r: (not r.diverged, r.alone, r.score)),
+                    best=self._best,
                     seconds=self.seconds,
                     allowed_seconds=self.allowed_seconds,
                 )
@@ -208,11 +225,16 @@ class Rounds:
         if not sound:
             raise SearchError(
                 f"all {len(diverged)} candidates of the search on {self.task.name} diverged: "
-                "allow more trials, or search a space with smaller learning rates",
+                "allow more trials, search a space with smaller learning rates, or take another "
+                "searcher; if a device ran out of memory, the log says so",
                 list(self.history),
             )
         best = max(sound, key=lambda record: record.score)
         return SearchResult(best.spec, best.score, self.seconds, tuple(self.history))
+
+
+def _rank(record: TrialRecord) -> tuple[bool, bool, float]:
+    return not record.diverged, record.alone, record.score
 
 
 def training_record(

@@ -26,6 +26,9 @@ _BATCH_SIZES = 16, 64
 _STEPS_PER_EPOCH = 64
 """Batches are smaller where there are few images, so that an epoch has so many steps."""
 
+_MOST_STEPS = 256
+"""Of an epoch: of a large task it sees a part, so that it is done in some minutes on a CPU."""
+
 _MOMENTUM = 0.9
 
 _LARGEST_GRADIENT = 5.0
@@ -40,7 +43,7 @@ class SharedWeights:
 
     They are trained as in ENAS and DARTS: stochastic gradient descent with momentum 0.9, gradients
     clipped to a norm of 5, and the learning rate along half a cosine. Batches are of 16 to 64
-    images: of 64, unless an epoch had less than 64 steps then.
+    images: of 64, unless an epoch had less than 64 steps then. An epoch has 256 steps at most.
 
     Batch normalisation goes by the batch, in evaluations too: the running statistics of weights
     that all children share are those of none.
@@ -91,7 +94,7 @@ class SharedWeights:
         self._batch = max(least, min(most, n_train // _STEPS_PER_EPOCH))
         self.device = device
         self.step = 0
-        self.steps_per_epoch = self._n_batches("train")
+        self.steps_per_epoch = min(_MOST_STEPS, self._n_batches("train"))
         self.steps = epochs * self.steps_per_epoch
         with borrowed_random_state() as generator:
             generator.manual_seed(seed)  # torch.manual_seed reseeds CUDA too

@@ -1,13 +1,12 @@
-"""Searches in which one supergraph is trained for all: their jobs, and the way they go."""
+"""The training of a supergraph as an engine runs it: how, until when, and what it came to."""
 
 import hashlib
 import json
 import logging
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,31 +14,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trautoml.device import one_thread, resolve_device
-from trautoml.engine import Engine, SharedTask
-from trautoml.errors import InputError
-from trautoml.jobs import TrainingResult, checkpoint_folder
-from trautoml.search._base import SearchBudget, Searcher, SearchProgress, SearchResult, TrialRecord
-from trautoml.search._rounds import Rounds, training_record
+from trautoml.engine import SharedTask
 from trautoml.search._shared_weights import SharedWeights
-from trautoml.spec import Hyperparameters, ModelSpec
-from trautoml.task import Task
 from trautoml.tensor_files import write_tensors
 
 _log = logging.getLogger(__name__)
 
+_TIMED_STEPS = 2
+
 _JUDGED = 512
 """Validation images, at most, that children are compared on after each epoch."""
-
-_MOST_EPOCHS = 50
-"""Of a supergraph, however many trials a budget has: those of the DARTS paper."""
-
-_SHARE = 2 / 3
-"""Of the time, at most, goes to the supergraph; the rest is for training what it led to."""
-
-HYPER = Hyperparameters(
-    learning_rate=0.1, momentum=0.9, weight_decay=3e-4, batch_size=32, init_sd=1.0
-)
-"""What the cells that are found are trained with: these searches find no hyper-parameters."""
 
 Structure = dict[str, Any]
 """See `build_cells`."""
@@ -49,8 +33,8 @@ class Policy(ABC):
     """Chooses among the children of a supergraph, and learns to. Owned by one thread."""
 
     @abstractmethod
-    def train_epoch(self) -> None:
-        """Train the weights for one epoch, and what chooses with them."""
+    def train(self, steps: int) -> None:
+        """Train the weights for so many steps, and what chooses with them."""
 
     @abstractmethod
     def children(self) -> list[Structure]:
@@ -214,7 +198,7 @@ class SupernetJob:
             else:
                 started -= self._resume(shared, policy)
             while shared.epoch < self.epoch and not shared.diverged:
-                policy.train_epoch()
+                policy.train(shared.steps_per_epoch)
             children = sorted(judge(shared, policy.children()), key=lambda child: -child.score)
         if not give_up:
             self._save(shared, policy, time.perf_counter() - started)
@@ -247,6 +231,78 @@ class SupernetJob:
             write_tensors(self.checkpoint, state, notes)
 
 
+@dataclass(frozen=True)
+class SupernetTiming:
+    """How long an epoch of a supergraph takes.
+
+    Attributes
+    ----------
+    epoch_seconds : float
+        On one worker, once the weights are trained together with what chooses among them.
+    seconds : float
+        What finding out took.
+    """
+
+    epoch_seconds: float
+    seconds: float
+
+    def to_json(self) -> str:
+        """Write it as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "SupernetTiming":
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class SupernetTimingJob:
+    """A few steps of a supergraph, to see how long they take; see `SupernetJob`."""
+
+    result_type: ClassVar[type[SupernetTiming]] = SupernetTiming
+
+    task: SharedTask
+    method: Method
+    nodes: int
+    device: str = "auto"
+
+    @property
+    def key(self) -> str:
+        """Name of the result. It is kept as it was measured first: plans depend on it."""
+        method = [type(self.method).__name__, asdict(self.method)]
+        return _hash(["supernet timing", self.task.fingerprint, method, self.nodes])
+
+    def run(self) -> SupernetTiming:
+        """Time the last steps of a training of one epoch, which leave nothing out.
+
+        Raises
+        ------
+        InputError
+            If the device is not possible, or has no room for the task.
+        """
+        started = time.perf_counter()
+        device = resolve_device(self.device)
+        shared = SharedWeights(
+            self.task.load(),
+            self.nodes,
+            epochs=1,
+            learning_rate=self.method.learning_rate,
+            weight_decay=self.method.weight_decay,
+            seed=0,
+            device=device,
+        )
+        shared.step = max(0, shared.steps - 1 - _TIMED_STEPS)
+        with one_thread(device):
+            policy = self.method.policy(shared, self.nodes, seed=0)
+            policy.train(1)  # the first is slower
+            begun = time.perf_counter()
+            policy.train(_TIMED_STEPS)
+            ended = time.perf_counter()
+        per_step = (ended - begun) / _TIMED_STEPS
+        return SupernetTiming(per_step * shared.steps_per_epoch, ended - started)
+
+
 def judge(shared: SharedWeights, structures: Sequence[Structure]) -> list[Child]:
     """Score children on validation images with the shared weights."""
     if shared.diverged:
@@ -257,129 +313,6 @@ def judge(shared: SharedWeights, structures: Sequence[Structure]) -> list[Child]
         Child(structure, sum(shared.n_correct(structure, batch) for batch in batches) / n)
         for structure in structures
     ]
-
-
-class SupernetSearcher(Searcher):
-    """Trains one supergraph epoch by epoch, then alone what it leads to.
-
-    Each epoch of the supergraph counts as a trial of the budget, and its best child as a candidate;
-    after 50 epochs it is done, even if the budget has more trials. If the budget has a time limit,
-    the supergraph takes two thirds of it at most. Then the warm starts and the best `finalists`
-    children of the last epoch (as many as the budget's trials leave room for beside the warm
-    starts, but one at least) are trained from scratch for all epochs of the budget, and the best
-    of these is the result.
-
-    Cells are trained with fixed hyper-parameters: learning rate 0.1, momentum 0.9, weight decay
-    3e-4, batches of 32, weights of He's standard deviation.
-
-    Parameters
-    ----------
-    method : Method
-        How the supergraph is trained.
-    nodes : int
-        Nodes of each cell.
-    finalists : int
-        Children that are trained alone, at most.
-    seed : int
-        Draws everything that is drawn.
-
-    Raises
-    ------
-    InputError
-        If `nodes` or `finalists` is below 1.
-    """
-
-    def __init__(self, method: Method, *, nodes: int, finalists: int, seed: int) -> None:
-        if nodes < 1 or finalists < 1:
-            raise InputError(f"expected nodes >= 1 and finalists >= 1, got {nodes} and {finalists}")
-        self.method = method
-        self.nodes = nodes
-        self.finalists = finalists
-        self.seed = seed
-
-    def search(
-        self,
-        task: Task,
-        *,
-        budget: SearchBudget,
-        engine: Engine,
-        warm_start: Sequence[ModelSpec] = (),
-        callback: Callable[[SearchProgress], None] | None = None,
-    ) -> SearchResult:
-        """See `Searcher.search`."""
-        budget = replace(budget, trials=min(budget.trials, _MOST_EPOCHS))
-        finalists = min(self.finalists, max(1, budget.trials - len(warm_start)))
-        allowed = budget.trials + finalists + len(warm_start)
-        rounds = Rounds(task, budget, engine, callback, allowed=allowed)
-        children = self._train_supergraph(rounds)[:finalists]
-        specs = [_spec(child) for child in children]
-        first = rounds.started
-        candidates = [*enumerate(specs, first), *((-1 - i, s) for i, s in enumerate(warm_start))]
-        rounds.started += len(candidates)
-        self._train_alone(rounds, candidates)
-        return rounds.result()
-
-    def _train_supergraph(self, rounds: Rounds) -> Sequence[Child]:
-        """Train it as long as there is time; children of the last epoch, the best first."""
-        children: Sequence[Child] = ()
-        results: list[SupernetResult] = []
-
-        def record(_: int, result: SupernetResult, seconds: float) -> TrialRecord:
-            results.append(result)
-            best = result.children[0]
-            return TrialRecord(
-                trial=rounds.started - 1,
-                spec=_spec(best),
-                epochs=rounds.started,
-                score=best.score,
-                seconds=seconds,
-                diverged=result.diverged,
-                alone=False,
-            )
-
-        # One epoch comes after another, so that of all workers one is at work.
-        share = _SHARE / rounds.engine.n_workers
-        while rounds.started < rounds.budget.trials:
-            rounds.started += 1
-            job = self._job(rounds)
-            if not rounds.run([job], record, epoch=job.epoch, epochs=job.epochs, share=share):
-                rounds.started -= 1
-                break
-            if results[-1].diverged:
-                break
-            children = results[-1].children
-        return children
-
-    def _job(self, rounds: Rounds) -> SupernetJob:
-        task, engine = rounds.task, rounds.engine
-        return SupernetJob(
-            engine.share(task),
-            self.method,
-            self.nodes,
-            epoch=rounds.started,
-            epochs=rounds.budget.trials,
-            seed=self.seed,
-            device=engine.device,
-            folder=checkpoint_folder(engine.workspace, task.fingerprint),
-        )
-
-    def _train_alone(self, rounds: Rounds, candidates: Sequence[tuple[int, ModelSpec]]) -> None:
-        share = _SHARE / rounds.engine.n_workers + 1 - _SHARE
-        limit = rounds.allowed_seconds
-        if limit is not None and rounds.seconds >= share * limit:
-            # The last epoch of the supergraph took too long: without a training alone, for nothing.
-            candidates, share = candidates[:1], math.inf
-
-        def record(index: int, result: TrainingResult, seconds: float) -> TrialRecord:
-            return training_record(*candidates[index], result, seconds)
-
-        epochs = rounds.budget.epochs
-        jobs = [rounds.training(spec, epochs=epochs, seed=self.seed) for _, spec in candidates]
-        rounds.run(jobs, record, epoch=epochs, share=share)
-
-
-def _spec(child: Child) -> ModelSpec:
-    return ModelSpec("cells", child.structure, HYPER)
 
 
 def _hash(content: Any) -> str:

@@ -10,8 +10,9 @@ import torch
 from trautoml.errors import InputError
 from trautoml.networks.cells import KINDS
 from trautoml.networks.supernet import CANDIDATES, cell_edges
+from trautoml.search._one_shot import SupernetSearcher
 from trautoml.search._shared_weights import Batch, SharedWeights
-from trautoml.search._supernet import Method, Policy, Structure, SupernetSearcher
+from trautoml.search._supernet import Method, Policy, Structure
 
 _STREAM = 6
 """Keeps the initial architecture apart from other draws with the same seed."""
@@ -165,9 +166,9 @@ class DartsPolicy(Policy):
             weight_decay=1e-3,
         )
 
-    def train_epoch(self) -> None:
-        """See `Policy.train_epoch`."""
-        for _ in range(self._shared.steps_per_epoch):
+    def train(self, steps: int) -> None:
+        """See `Policy.train`."""
+        for _ in range(steps):
             train = self._shared.batch("train", self._shared.step)
             if self._shared.step >= _WARM_UP * self._shared.steps:
                 self._improve(train, self._shared.batch("val", self._shared.step))

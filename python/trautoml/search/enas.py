@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from trautoml.search._controller import ControllerChoice, LstmController
+from trautoml.search._one_shot import SupernetSearcher
 from trautoml.search._shared_weights import SharedWeights
-from trautoml.search._supernet import Method, Policy, Structure, SupernetSearcher
+from trautoml.search._supernet import Method, Policy, Structure
 from trautoml.spaces import CellSpace
 
 _CHILDREN = 8
@@ -46,8 +47,8 @@ class Enas(Method):
 class EnasPolicy(Policy):
     """A controller that draws children.
 
-    In an epoch the weights are trained first, each batch on another child; then the controller,
-    once for each of as many validation batches, with the accuracy of one child on it.
+    The weights are trained first, each batch on another child; then the controller, once for each
+    of as many validation batches, with the accuracy of one child on it.
     """
 
     def __init__(self, method: Enas, shared: SharedWeights, nodes: int, seed: int) -> None:
@@ -67,14 +68,14 @@ class EnasPolicy(Policy):
         choice = controller.choice()
         return choice, self._space.cells(choice)
 
-    def train_epoch(self) -> None:
-        """See `Policy.train_epoch`."""
+    def train(self, steps: int) -> None:
+        """See `Policy.train`."""
         shared, controller = self._shared, self._controller
         first = shared.step
-        for step in range(first, first + shared.steps_per_epoch):
+        for step in range(first, first + steps):
             _, structure = self._draw(controller)
             shared.update(shared.loss(structure, shared.batch("train", step)))
-        for step in range(first, first + shared.steps_per_epoch):
+        for step in range(first, first + steps):
             choice, structure = self._draw(controller)
             batch = shared.batch("val", step)
             controller.update([(choice, shared.n_correct(structure, batch) / len(batch[1]))])

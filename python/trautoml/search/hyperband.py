@@ -81,7 +81,7 @@ class HyperbandSearcher(Searcher):
         """Budgets in epochs at which candidates are compared; the last is `epochs`."""
         steps = []
         step = 1
-        while step < epochs:
+        while step * self.reduction_factor <= epochs:
             steps.append(step)
             step *= self.reduction_factor
         return [*steps, epochs]
@@ -97,7 +97,7 @@ class HyperbandSearcher(Searcher):
     ) -> SearchResult:
         """See `Searcher.search`."""
         allowed = max(budget.trials, len(warm_start))
-        rounds = Rounds(task, budget, engine, callback, allowed=allowed)
+        rounds = Rounds(task, budget, engine, callback, allowed=allowed, width=self.slots)
         name = f"hyperband {task.fingerprint[:16]}"
         pruner = RoundPruner(budget.epochs, self.reduction_factor)
         with open_study(name, storage=self.storage, pruner=pruner) as study:

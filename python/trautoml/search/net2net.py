@@ -151,7 +151,7 @@ class Net2NetSearcher(Searcher):
     ) -> SearchResult:
         """See `Searcher.search`."""
         allowed = max(budget.trials, len(warm_start))
-        rounds = Rounds(task, budget, engine, callback, allowed=allowed)
+        rounds = Rounds(task, budget, engine, callback, allowed=allowed, width=self.slots)
         run = _Run(self, rounds, list(warm_start))
         run.train_first()
         run.grow()

@@ -18,7 +18,7 @@ class RandomSearcher(ProposingSearcher):
     seed : int
         Candidate i is a function of the seed and i alone, and the same as Hyperband's.
     slots : int
-        Candidates in a round. Default 4.
+        Candidates in a round. Default 27, as Hyperband: no candidate waits for another.
 
     Raises
     ------
@@ -26,7 +26,7 @@ class RandomSearcher(ProposingSearcher):
         If `slots` is below 1.
     """
 
-    def __init__(self, space: SearchSpace | None = None, *, seed: int = 0, slots: int = 4) -> None:
+    def __init__(self, space: SearchSpace | None = None, *, seed: int = 0, slots: int = 27) -> None:
         super().__init__(seed=seed, slots=slots)
         self.space = space or ChainSpace()
 

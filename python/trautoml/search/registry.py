@@ -58,6 +58,8 @@ def make_searcher(
         raise InputError(f"no searcher {name!r}: expected one of {', '.join(searcher_names())}")
     try:
         made = registered[name].load()(space, seed=seed, storage=storage)
+    except InputError:
+        raise
     except Exception as error:  # whatever another package's code comes to
         raise InputError(
             f"searcher {name!r} of {registered[name].value} can't be made "

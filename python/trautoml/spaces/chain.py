@@ -38,8 +38,16 @@ class ChainSpace(SearchSpace):
         """See `SearchSpace.params_of`."""
         if spec.architecture != "chain":
             return None
+        try:
+            params = self._params_of(spec)
+            return params if self.define(GivenChoice(params)) == spec else None
+        except (SpecError, KeyError, TypeError, AttributeError):  # not one that can be built
+            return None
+
+    @staticmethod
+    def _params_of(spec: ModelSpec) -> dict[str, Any]:
         layers, dense = spec.structure["layers"], spec.structure["dense"]
-        params = {
+        params: dict[str, Any] = {
             "n_layers": len(layers),
             "n_dense": len(dense),
             "batch_norm": spec.structure["batch_norm"],
@@ -60,10 +68,7 @@ class ChainSpace(SearchSpace):
             }
             if not halving:
                 params[f"conv{i}_pool_stride"] = layer["pool_stride"]
-        try:
-            return params if self.define(GivenChoice(params)) == spec else None
-        except SpecError:
-            return None
+        return params
 
     @staticmethod
     def _layer(choice: Choice, i: int) -> dict[str, Any]:
