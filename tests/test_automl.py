@@ -26,7 +26,7 @@ from trautoml.classifier import load_classifier
 from trautoml.engine import Engine, LocalEngine, SharedTask
 from trautoml.errors import EngineError, InputError, SearchError, StoreError
 from trautoml.explain import explain
-from trautoml.jobs import checkpoint_folder
+from trautoml.jobs import checkpoint_folder, resumable_job
 from trautoml.outcome import Outcome
 from trautoml.probes import Measurement, ProbeSuite
 from trautoml.reuse import ReusePolicy
@@ -136,7 +136,14 @@ def test_training_seconds_are_those_after_the_search(store: Store) -> None:
 
     searcher = HyperbandSearcher(slots=3)
     short = SearchResult(chain(), 0.9, 1.0, (TrialRecord(0, chain(), 1.0, 0.9, 1.0),))
-    searcher.search = lambda *_, **__: short  # type: ignore[method-assign]
+
+    def search(task: Task, *, engine: Engine, **_: object) -> SearchResult:
+        options = {"epochs": 1, "schedule_epochs": 4, "seed": SETTINGS.seed, "device": "cpu"}
+        job = resumable_job(engine.workspace, engine.share(task), chain(), **options)
+        assert len(list(engine.run([job]))) == 1
+        return short
+
+    searcher.search = search  # type: ignore[method-assign]
     automl = make_automl(
         store, engine=Timed(store.folder), searcher=searcher, budget=SearchBudget(3, epochs=4)
     )

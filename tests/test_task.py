@@ -371,7 +371,9 @@ def test_saving_again_leaves_mapped_readers_alone(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("spoil", ["missing", "no json", "no keys", "objects", "short", "type"])
+@pytest.mark.parametrize(
+    "spoil", ["missing", "no json", "no keys", "objects", "short", "empty", "type"]
+)
 def test_incomplete_saved_tasks_are_errors(spoil: str, tmp_path: Path) -> None:
     make([3, 3]).save(tmp_path)
     images = tmp_path / "train_images.npy"
@@ -385,6 +387,8 @@ def test_incomplete_saved_tasks_are_errors(spoil: str, tmp_path: Path) -> None:
         np.save(images, np.array([{}], object), allow_pickle=True)
     elif spoil == "short":
         images.write_bytes(images.read_bytes()[:-1])
+    elif spoil == "empty":
+        images.write_bytes(b"")
     else:
         (tmp_path / "task.json").write_text("[]")
     with pytest.raises(TaskError, match=r"holds no complete saved task .*save it again"):
