@@ -9,13 +9,11 @@ measured and not estimated. Stop it at any time: started again, it goes on where
 
 import argparse
 import json
-import os
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-from machine import processor
+from machine import conditions
 from tasks import fourteen_tasks
 
 from trautoml import SearchBudget, Store, Task, TransferAutoML
@@ -46,11 +44,7 @@ def report(log: list[LogEntry], alone: list[Standalone], automl: TransferAutoML)
     lines = [
         "# Fourteen tasks, one order, Hyperband",
         "",
-        (
-            "Command: `python bench/paper/stream.py --data DIR`. "
-            f"{datetime.now(timezone.utc):%Y-%m-%d}, {processor()}, {os.cpu_count()} cores, "
-            f"{workers} workers of one thread."
-        ),
+        f"Command: `python bench/paper/stream.py --data DIR`. {conditions(workers)}.",
         "",
         (
             f"Search budget: {budget.trials} candidates, {budget.epochs} epochs. "
