@@ -143,7 +143,7 @@ def test_run_on_npz_and_folder_then_show(trautoml: Trautoml) -> None:
 
     summary = json.loads(told.out, parse_constant=refuse)
     assert [task["name"] for task in summary["tasks"]] == ["blobs", "blobs@0.5", "pictures"]
-    assert set(summary) == {"tasks", "groups", "totals"}
+    assert set(summary) == {"settings", "tasks", "groups", "totals"}
     assert summary["tasks"][0].keys() >= {
         "name",
         "group",
