@@ -91,7 +91,7 @@ def demo(
 
     print("Six tasks arrive one after another: digits, rotated digits and digits on photographs,")
     print("each whole and halved. Watch which ones share a model. They are so tiny that a search")
-    print("costs no more than the probes: searches grow with the images, probes don't.\n")
+    print("costs little more than the probes: searches grow with the images, probes don't.\n")
     _fit_all(
         demo_tasks(),
         store,
