@@ -2,8 +2,8 @@
 
     python bench/paper/cells.py --data DIR [--store DIR] [--out bench/results]
 
-As in the paper's Table 5, sharing is forced (alpha = 0, a large gamma). 5,000 training images each.
-Stop it at any time: started again, it goes on where it stopped.
+As in the paper's Table 5, sharing is forced: alpha = 0, and gamma so large that an empty cluster has
+no prior. 5,000 training images each. Stop it at any time: started again, it goes on where it stopped.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     )
     options = {
         "settings": Settings(
-            setting="cells", probe_images=1000, grouping={"alpha": 0.0, "gamma": 100.0}
+            setting="cells", probe_images=1000, grouping={"alpha": 0.0, "gamma": 1e6}
         ),
         "searcher": arguments.searcher,
         "budget": SearchBudget(arguments.trials, arguments.epochs, arguments.seconds),
@@ -51,7 +51,10 @@ def main() -> None:
         alone = automl.search(target)
     rows = {
         f"{source.name}: searched": (searched.test_score, searched.seconds),
-        f"{target.name}: cells of {source.name} reused": (reused.test_score, reused.seconds),
+        f"{target.name}: after {source.name}, {reused.decision.kind}": (
+            reused.test_score,
+            reused.seconds,
+        ),
         f"{target.name}: searched": (
             alone.test_score,
             {"search": alone.search_seconds, "training": alone.training_seconds},
