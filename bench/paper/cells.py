@@ -2,8 +2,9 @@
 
     python bench/paper/cells.py --data DIR [--store DIR] [--out bench/results]
 
-As in the paper's Table 5, sharing is forced: alpha = 0, and gamma so large that an empty cluster has
-no prior. 5,000 training images each. Stop it at any time: started again, it goes on where it stopped.
+As in the paper's Table 5, sharing is forced: alpha = 0, and gamma so large that an empty cluster
+has no prior. 5,000 training images each. Stop it at any time: started again, it goes on where it
+stopped.
 """
 
 import argparse
